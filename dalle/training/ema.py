@@ -83,8 +83,12 @@ class EMA:
     def _update_averages(self, step: int) -> None:
         update_averages = get_ema_multi_avg_fn(self.config.decay_at(step))
         averages, weights = [*map(local, self._averages)], [*map(local, self._weights)]
-        same = [(a, w) for a, w in zip(averages, weights, strict=True) if a.dtype == w.dtype]
-        update_averages([average for average, _ in same], [weight for _, weight in same], 0)
+        same_dtype = [
+            (average, weight)
+            for average, weight in zip(averages, weights, strict=True)
+            if average.dtype == weight.dtype
+        ]
+        update_averages([average for average, _ in same_dtype], [weight for _, weight in same_dtype], 0)
         for average, weight in zip(averages, weights, strict=True):
             if average.dtype != weight.dtype:  # one at a time, since each needs a copy in float32
                 update_averages([average], [weight.to(average.dtype)], 0)
@@ -141,9 +145,9 @@ class EMA:
         reshard(self._source)
         pairs = [] if self._shared else zip(map(local, self._averages), map(local, self._weights), strict=True)
         for average, weight in [*pairs, *self._statistics]:
-            held = weight.clone()
+            previous_weight = weight.clone()
             weight.copy_(average)
-            average.copy_(held)
+            average.copy_(previous_weight)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return averages and buffers by name, which share the memory of this average."""

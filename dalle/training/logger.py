@@ -94,7 +94,7 @@ class PreviewFolder:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.new = False
+        self.has_new_images = False
 
     def metrics(self, step: int, split: str, values: Mapping[str, float]) -> None:
         pass
@@ -103,11 +103,11 @@ class PreviewFolder:
         self.folder.mkdir(exist_ok=True)
         with atomic_write(self.folder / f"step-{step:06d}.png") as temporary:  # the strip reads all of them
             image.save(temporary, format="PNG")
-        self.new = True
+        self.has_new_images = True
 
     def close(self) -> None:
         try:
-            if self.new:
+            if self.has_new_images:
                 write_strip(self.folder, title="/".join(self.folder.parts[-3:-1]))
         except Exception as error:  # any error: the run is finished
             log.warning("the previews could not be joined: %s", error)
@@ -130,17 +130,17 @@ class Wandb:
         import wandb  # slow to import, so only runs that use it do
 
         options = {**asdict(config), "tags": list(config.tags)}
-        quiet = wandb.Settings(silent=True, console="off")
+        wandb_settings = wandb.Settings(silent=True, console="off")
         self.wandb_image = wandb.Image
         self.run = wandb.init(
-            **options, dir=folder, name=name, id=run_id, resume="allow", config=dict(settings), settings=quiet
+            **options, dir=folder, name=name, id=run_id, resume="allow", config=dict(settings), settings=wandb_settings
         )
         # a resumed run may repeat steps, which wandb's own step counter does not allow
         self.run.define_metric("*", step_metric="step")
 
     def metrics(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        named = {f"{split}/{name}": value for name, value in values.items()}
-        self._call(lambda: self.run and self.run.log({"step": step, **named}))
+        prefixed = {f"{split}/{name}": value for name, value in values.items()}
+        self._call(lambda: self.run and self.run.log({"step": step, **prefixed}))
 
     def image(self, step: int, image: Image.Image) -> None:
         self._call(lambda: self.run and self.run.log({"step": step, "preview": self.wandb_image(image)}))
@@ -169,10 +169,10 @@ def open_logger(folder: Path, step: int, wandb: WandbConfig, run_id: str, settin
 def open_json_lines(path: Path, step: int) -> TextIO:
     """Open a file of JSON objects, one per line, for appending, and delete lines about updates after `step`."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    kept = [line for line in lines if _step_of(line) <= step]
-    if kept != lines:
+    kept_lines = [line for line in lines if _step_of(line) <= step]
+    if kept_lines != lines:
         with atomic_write(path) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            temporary.write_text("".join(f"{line}\n" for line in kept_lines), encoding="utf-8")
     return path.open("a", encoding="utf-8", buffering=1)
 
 

@@ -32,7 +32,7 @@ from dalle.training.stage import Stage, StageConfig
 from dalle.training.state import TrainState
 
 log = logging.getLogger(__name__)
-KEPT, BEST = "checkpoints", "best"  # folders in the run folder for copies of the checkpoint
+CHECKPOINTS, BEST = "checkpoints", "best"  # folders in the run folder for copies of the checkpoint
 MAX_PRINTED_METRICS = 5  # validation metrics printed; all are in metrics.jsonl
 
 
@@ -109,7 +109,7 @@ class Trainer:
                     self.save()
                 if config.keep_every and state.step and state.step % config.keep_every == 0:
                     self.monitor.begin(SAVING)
-                    self.keep_copy(self.run.folder / KEPT / f"{state.step:08d}")
+                    self.keep_copy(self.run.folder / CHECKPOINTS / f"{state.step:08d}")
                 if stopping or finished:
                     self.monitor.begin(SAVING)
                     self.saver.wait()

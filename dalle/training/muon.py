@@ -71,9 +71,9 @@ def batches(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
         # whole matrices of a sharded model may not fit together: one at a time
         key = parameter if is_dtensor(parameter) else parameter.shape
         by_shape.setdefault(key, []).append(parameter)
-    for same in by_shape.values():
-        size = max(1, MAX_BATCH // same[0].numel())
-        yield from (same[start : start + size] for start in range(0, len(same), size))
+    for same_shape in by_shape.values():
+        size = max(1, MAX_BATCH // same_shape[0].numel())
+        yield from (same_shape[start : start + size] for start in range(0, len(same_shape), size))
 
 
 def newton_schulz(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

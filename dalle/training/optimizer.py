@@ -117,8 +117,8 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, precision: str = 
     not_decayed = [parameter for parameter in others if config.decay != "all" and parameter.ndim < 2]
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": not_decayed, "weight_decay": 0.0}]
     for parts in sorted(set(muon_parts.values())):
-        chosen = [weight for weight in muon_parts if muon_parts[weight] == parts]
-        groups.append({"params": chosen, "orthogonal_parts": parts})
+        weights = [weight for weight in muon_parts if muon_parts[weight] == parts]
+        groups.append({"params": weights, "orthogonal_parts": parts})
     groups = [group for group in groups if group["params"]]
     beta1, beta2 = config.betas
     options: dict[str, Any] = {"betas": (beta1, beta2), "eps": config.eps, "weight_decay": config.weight_decay}
@@ -126,10 +126,10 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, precision: str = 
     if uses_fused_adamw(config) and not bfloat16:
         return AdamW(groups, lr=config.learning_rate_at(0), fused=True, **options)
     sixteen_bit = [matrix.weight for matrix in matrices] if config.moments == "paper16" else ()
-    optimizer = Muon if config.kind == "muon" else PaperAdamW
-    built = optimizer(groups, variance_clip=config.variance_clip, sixteen_bit=sixteen_bit, **options)
-    set_product_precision(built, precision)
-    return built
+    optimizer_class = Muon if config.kind == "muon" else PaperAdamW
+    optimizer = optimizer_class(groups, variance_clip=config.variance_clip, sixteen_bit=sixteen_bit, **options)
+    set_product_precision(optimizer, precision)
+    return optimizer
 
 
 def set_product_precision(optimizer: torch.optim.Optimizer, precision: str) -> None:

@@ -22,16 +22,18 @@ def bfloat16_matrices(model: nn.Module) -> dict[str, WeightMatrix]:
 
     Gains, biases, embeddings and unembeddings stay in float32, as in the paper. Raises ValueError if there are none.
     """
-    inside = {
+    block_parameter_ids = {
         id(parameter)
         for block in model.modules()
         if isinstance(block, TransformerBlock)
         for parameter in block.parameters()
     }
-    found = {name: matrix for name, matrix in weight_matrices(model).items() if id(matrix.weight) in inside}
-    if not found:
+    matrices = {
+        name: matrix for name, matrix in weight_matrices(model).items() if id(matrix.weight) in block_parameter_ids
+    }
+    if not matrices:
         raise ValueError("this model has no transformer blocks to store in 16 bits: set parameters=float32")
-    return found
+    return matrices
 
 
 def store_in_bfloat16(model: nn.Module) -> None:

@@ -120,14 +120,14 @@ def partitions(model: nn.Module, config: CompressionConfig, shards: int = 1) -> 
     if config.blocks % shards:
         raise ValueError(f"compression.blocks={config.blocks} must be a multiple of shard_size={shards}")
     config = replace(config, rank=config.rank // shards, blocks=config.blocks // shards)
-    found = {}
+    partition_by_name = {}
     for name, (weight, parts) in weight_matrices(model).items():
         rows = math.ceil(weight.shape[0] / shards)  # of the first shard; all ranks must choose the same matrices
-        first = _partition((rows, *weight.shape[1:]), config, parts)
-        own = local(weight.detach())
-        if len(own) and 0 < first.compressed < first.uncompressed:
-            found[name] = _partition(tuple(own.shape), config, parts)
-    return found
+        first_shard = _partition((rows, *weight.shape[1:]), config, parts)
+        shard = local(weight.detach())
+        if len(shard) and 0 < first_shard.compressed < first_shard.uncompressed:
+            partition_by_name[name] = _partition(tuple(shard.shape), config, parts)
+    return partition_by_name
 
 
 def _partition(shape: tuple[int, ...], config: CompressionConfig, parts: int) -> MatrixPartition:
@@ -262,11 +262,11 @@ class PowerSGD:
         read: returns the saved tensors of a kind, such as error_3 or basis, by name of the matrix; all ranks call it.
         """
         kinds = [f"error_{number}" for number in range(error_buffers)]
-        kept = error_buffers == self.error_buffers
-        if not kept:
+        same_count = error_buffers == self.error_buffers
+        if not same_count:
             self.message += f"; the sum of {error_buffers} saved error buffers is divided among {self.error_buffers}"
         sums: dict[str, Tensor] = {}
-        for kind in [kinds[self._replica]] if kept else kinds:  # one at a time: all would take too much memory
+        for kind in [kinds[self._replica]] if same_count else kinds:  # one at a time: all would take too much memory
             saved = read(kind)
             for matrix in self._matrices:
                 if matrix.name in saved:
@@ -276,7 +276,7 @@ class PowerSGD:
         for matrix in self._matrices:
             total = sums.pop(matrix.name, None)  # None: the matrix was not compressed before
             share = torch.zeros_like(matrix.error) if total is None else total
-            matrix.error = share if kept else share / self.error_buffers
+            matrix.error = share if same_count else share / self.error_buffers
             matrix.basis = bases.get(matrix.name, matrix.basis).to(matrix.basis.device)
 
     def _own_error(self, matrix: CompressedMatrix, saved: Tensor) -> Tensor:

@@ -34,12 +34,12 @@ class Schedule:
         """
         if self.kind == "constant" or None not in (self.steps, self.delay):
             return self
-        own = steps - (self.delay or 0) if self.steps is None else min(self.steps, steps)
-        if own < 1:
+        schedule_steps = steps - (self.delay or 0) if self.steps is None else min(self.steps, steps)
+        if schedule_steps < 1:
             raise ValueError(
                 f"a schedule with delay={self.delay} does not begin within steps={steps} of the run: set a lower delay"
             )
-        return replace(self, steps=own, delay=steps - own)
+        return replace(self, steps=schedule_steps, delay=steps - schedule_steps)
 
     @property
     def last_step(self) -> int | None:

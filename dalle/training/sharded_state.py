@@ -81,17 +81,17 @@ def tensor_names(state: Path) -> list[str]:
 
 
 def read_tensors(
-    state: Path, empty: Callable[[str, torch.Size, torch.dtype], Tensor], names: Collection[str]
+    state: Path, allocate: Callable[[str, torch.Size, torch.dtype], Tensor], names: Collection[str]
 ) -> dict[str, Tensor]:
     """Read the tensors `names` of the state in the folder `state`. All ranks must call it; their names may differ.
 
-    empty: allocates the tensor of a name, shape and dtype to read into; of a DTensor, each rank reads its shard.
+    allocate: allocates the tensor of a name, shape and dtype to read into; of a DTensor, each rank reads its shard.
     Raises CheckpointError if a file is missing or damaged.
     """
     reader = StateReader(state)
     with _read_errors(state):
         saved = _saved_tensors(reader)
-        tensors = {name: empty(name, saved[name].size, saved[name].properties.dtype) for name in names}
+        tensors = {name: allocate(name, saved[name].size, saved[name].properties.dtype) for name in names}
         with warnings.catch_warnings():  # of one process, about just that
             warnings.simplefilter("ignore", UserWarning)
             load(tensors, storage_reader=reader, no_dist=not distributed.is_distributed())

@@ -48,12 +48,12 @@ class SavedState:
 
 
 def open_state(
-    folder: Path, empty: Callable[[str, torch.Size, torch.dtype], Tensor] = whole_tensor
+    folder: Path, allocate: Callable[[str, torch.Size, torch.dtype], Tensor] = whole_tensor
 ) -> SavedState | None:
     """Open the newest state in `folder`, whether one process or all ranks wrote it; None if there is none.
 
-    empty: empty(name, shape, dtype) returns the tensor that a state of all ranks is read into. Into a DTensor, each
-        rank reads its own shard only; by default tensors are whole.
+    allocate: allocate(name, shape, dtype) returns the tensor that a state of all ranks is read into. Into a DTensor,
+        each rank reads its own shard only; by default tensors are whole.
 
     Raises CheckpointError, as does `read`, if the state is damaged.
     """
@@ -69,7 +69,7 @@ def open_state(
     scalars = state_files.read_scalars(folder)
     assert scalars is not None
     names = sharded_state.tensor_names(state)
-    return SavedState(scalars.pop("step"), scalars, names, partial(sharded_state.read_tensors, state, empty))
+    return SavedState(scalars.pop("step"), scalars, names, partial(sharded_state.read_tensors, state, allocate))
 
 
 class TrainState:
@@ -99,8 +99,8 @@ class TrainState:
         self.ema = EMA(model, config.ema, unsharded)
         self.plateau = ReduceOnPlateau(config.optimizer.plateau, device)
         # bfloat16 weights need matrix products in bfloat16
-        wanted = "bfloat16" if config.parameters == "bfloat16" else config.precision
-        precision = choose_precision(wanted, model, device)
+        configured_precision = "bfloat16" if config.parameters == "bfloat16" else config.precision
+        precision = choose_precision(configured_precision, model, device)
         self.precision, self.precision_reason = distributed.broadcast_object(precision)
         self.optimizer = build_optimizer(model, config.optimizer, self.precision)
         # after the EMA copy was made, which must not have hooks
@@ -212,13 +212,13 @@ class TrainState:
         """Return the allocator of tensors for `open_state`: shards of those of sharded parameters, others whole."""
         parameters = dict(self.model.named_parameters()) if is_sharded(self.model) else {}
 
-        def empty(key: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        def allocate(key: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
             parameter = parameters.get(_parameter_name(key))
             if parameter is None or parameter.shape != shape:
                 return whole_tensor(key, shape, dtype)
             return torch.empty_like(parameter, dtype=dtype, requires_grad=False)
 
-        return empty
+        return allocate
 
     def _restore_moments(self, tensors: dict[str, Tensor]) -> None:
         parameters = dict(self.model.named_parameters())

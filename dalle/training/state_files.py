@@ -102,8 +102,8 @@ def read_scalars(folder: str | Path) -> dict[str, Any] | None:
 
 def newest_state(folder: str | Path) -> Path | None:
     """Return the folder of the newest complete state in `folder`; None if there is none."""
-    found = (Path(folder) / STATE).glob("[0-9]*")
-    return max(found, key=lambda path: (int(path.stem), path.suffix != ".old"), default=None)
+    states = (Path(folder) / STATE).glob("[0-9]*")
+    return max(states, key=lambda path: (int(path.stem), path.suffix != ".old"), default=None)
 
 
 def _read_scalars(state: Path) -> dict[str, Any]:

@@ -33,6 +33,6 @@ def parts_of(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     parts: dict[str, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            inside = (block for block in blocks if name.startswith(f"{block}."))  # outermost first
-            parts.setdefault(next(inside, name.partition(".")[0]), []).append(parameter)
+            enclosing_blocks = (block for block in blocks if name.startswith(f"{block}."))  # outermost first
+            parts.setdefault(next(enclosing_blocks, name.partition(".")[0]), []).append(parameter)
     return parts

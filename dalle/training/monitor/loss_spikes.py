@@ -83,9 +83,9 @@ class LossSpikes:
     run resumes.
     """
 
-    def __init__(self, deviations: float, folder: Path, step: int, say: Callable[[str], None]):
-        """Resume after update `step`: later lines of spikes.jsonl are deleted. `say` prints a line."""
-        self.running, self.say = RunningLoss(deviations), say
+    def __init__(self, deviations: float, folder: Path, step: int, print_line: Callable[[str], None]):
+        """Resume after update `step`: later lines of spikes.jsonl are deleted. `print_line` prints a line."""
+        self.running, self.print_line = RunningLoss(deviations), print_line
         self.pending: list[Update] = []
         self.path = folder / "spikes.jsonl"
         self.reported: Counter[str] = Counter()  # by kind
@@ -106,16 +106,16 @@ class LossSpikes:
         if not spikes:
             return
         keys = {update.step: update.keys for update in updates}
-        of_ranks = distributed.all_gather_object([keys[spike.step] for spike in spikes])
+        keys_of_ranks = distributed.all_gather_object([keys[spike.step] for spike in spikes])
         if distributed.is_main_process():
-            for spike, parts in zip(spikes, zip(*of_ranks, strict=True), strict=True):
-                self._write(spike, [key for part in parts for key in part])
+            for spike, rank_keys in zip(spikes, zip(*keys_of_ranks, strict=True), strict=True):
+                self._write(spike, [key for keys_of_rank in rank_keys for key in keys_of_rank])
 
     def _find(self, updates: list[Update]) -> list[Spike]:
         """Return the spikes on the first rank, as many as may still be reported."""
-        found: list[Spike] = []
+        spikes: list[Spike] = []
         if not updates or not distributed.is_main_process():
-            return found
+            return spikes
         reported = self.reported.copy()
         values = torch.stack([torch.stack([record.loss.float(), record.gradient_norm.float()]) for record in updates])
         for update, (loss, norm) in zip(updates, values.tolist(), strict=True):
@@ -123,8 +123,8 @@ class LossSpikes:
             spike = Spike(update.step, loss, norm, *running)
             if self.running.is_spike(loss, norm) and reported[spike.kind] < MAX_REPORTS:
                 reported[spike.kind] += 1
-                found.append(spike)
-        return found
+                spikes.append(spike)
+        return spikes
 
     def _write(self, spike: Spike, keys: Sequence[str]) -> None:
         self.reported[spike.kind] += 1
@@ -137,4 +137,4 @@ class LossSpikes:
         shown = ", ".join(keys[:PRINTED_KEYS]) + (f" and {len(keys) - PRINTED_KEYS} more" * (len(keys) > PRINTED_KEYS))
         batch = f"; records {shown}, all in {self.path}" if keys else f"; see {self.path}"
         last = "; later ones are not reported" if self.reported[spike.kind] == MAX_REPORTS else ""
-        self.say(f"update {spike.step}: {spike.description}{batch}{last}")
+        self.print_line(f"update {spike.step}: {spike.description}{batch}{last}")

@@ -20,10 +20,12 @@ class UpdateProfiler:
     fails ends with a warning; training goes on.
     """
 
-    def __init__(self, updates: tuple[int, int] | None, folder: Path, device: torch.device, say: Callable[[str], None]):
-        """updates: first and last; None: profile nothing. folder: of the run. say: prints a line."""
+    def __init__(
+        self, updates: tuple[int, int] | None, folder: Path, device: torch.device, print_line: Callable[[str], None]
+    ):
+        """updates: first and last; None: profile nothing. folder: of the run. print_line: prints a line."""
         self.first, self.last = updates or (0, 0)
-        self.folder, self.device, self.say = folder / "profile", device, say
+        self.folder, self.device, self.print_line = folder / "profile", device, print_line
         self.number = 0  # updates begun
         self.profile: profile | None = None
 
@@ -62,7 +64,9 @@ class UpdateProfiler:
         table = self.profile.key_averages().table(sort_by=f"self_{self.device.type}_time_total", row_limit=20)
         (self.folder / "operations.txt").write_text(table, encoding="utf-8")
         updates = f"updates {self.first} to {min(self.number, self.last)} of this command"
-        self.say(f"profile of {updates}: {self.folder / TRACE}; the slowest operations: operations.txt beside it")
+        self.print_line(
+            f"profile of {updates}: {self.folder / TRACE}; the slowest operations: operations.txt beside it"
+        )
 
     def _call(self, function: Callable[[], None]) -> None:
         try:

@@ -36,21 +36,21 @@ class RunMonitor:
         config: StageConfig,
         run: Run,
         state: TrainState,
-        say: Callable[[str], None],
+        print_line: Callable[[str], None],
     ):
         """Prepare to watch the run from `state.step` on.
 
         cost: result of `image_cost`.
-        say: prints a line, on the first rank only.
+        print_line: prints a line, on the first rank only.
         """
         products = matmul_format(state.precision, config.float32_matmul_precision, has_tf32(run.device))
         self.throughput = Throughput(cost, run.device, products)
-        say(self.throughput.message)
+        print_line(self.throughput.message)
         self.gradient_norms = GradientNorms(stage.model, run.device) if config.log_gradient_norms else None
-        self.spikes = LossSpikes(config.spike_deviations, run.folder, state.step, say)
-        self.watchdog = StallWatchdog(config.stall_minutes, run.folder, state.step, say)
+        self.spikes = LossSpikes(config.spike_deviations, run.folder, state.step, print_line)
+        self.watchdog = StallWatchdog(config.stall_minutes, run.folder, state.step, print_line)
         profiled = config.profile_steps if config.profile and distributed.is_main_process() else None
-        self.profiler = UpdateProfiler(profiled, run.folder, run.device, say)
+        self.profiler = UpdateProfiler(profiled, run.folder, run.device, print_line)
         self.keys: list[str] = []  # of the records in this rank's micro-batches since the last update
 
     def __enter__(self) -> "RunMonitor":

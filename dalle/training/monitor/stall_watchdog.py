@@ -39,13 +39,13 @@ class StallWatchdog:
     whose process hangs without running Python threads writes none.
     """
 
-    def __init__(self, minutes: float, folder: Path, step: int, say: Callable[[str], None]):
+    def __init__(self, minutes: float, folder: Path, step: int, print_line: Callable[[str], None]):
         """Watch a run in `folder` after `step` updates.
 
         minutes: time without a finished update that counts as a stall; 0: watch nothing.
-        say: prints a line; may do nothing on other ranks than the first.
+        print_line: prints a line; may do nothing on other ranks than the first.
         """
-        self.seconds, self.folder, self.say = 60 * minutes, folder / "stall", say
+        self.seconds, self.folder, self.print_line = 60 * minutes, folder / "stall", print_line
         self.position = Position(step, WAITING)
         self.last_update = time.monotonic()
         self._stopped = threading.Event()
@@ -83,14 +83,14 @@ class StallWatchdog:
         reported: float | None = None  # time of the last update before the stall that is reported
         while not self._stopped.wait(min(self.seconds / 4, 5.0)):
             if reported is not None and reported != self.last_update:
-                self.say(f"updates go on: the last one took {(self.last_update - reported) / 60:.3g} minutes")
+                self.print_line(f"updates go on: the last one took {(self.last_update - reported) / 60:.3g} minutes")
                 self._delete_position()
                 reported = None
             if reported is None and time.monotonic() - self.last_update > self.seconds:
                 reported = self.last_update
                 self._write_position()
                 if distributed.is_main_process():
-                    self.say(self._describe(self.position))
+                    self.print_line(self._describe(self.position))
         if reported is not None:
             self._delete_position()
 
@@ -107,27 +107,27 @@ class StallWatchdog:
             temporary.write_text(json.dumps(self.position), encoding="utf-8")
             temporary.replace(self.file)  # without atomic_write, whose fsync waits for a disk that may be what stalls
         except OSError as error:
-            self.say(f"the position of rank {distributed.get_rank()} could not be written: {error}")
+            self.print_line(f"the position of rank {distributed.get_rank()} could not be written: {error}")
 
-    def _describe(self, own: Position) -> str:
+    def _describe(self, position: Position) -> str:
         """Return the line about a stall: the phase, and the ranks that lag or do not answer."""
-        text = f"no update has finished for {self.seconds / 60:.3g} minutes: {own}"
+        text = f"no update has finished for {self.seconds / 60:.3g} minutes: {position}"
         if distributed.get_world_size() == 1:
             return f"{text}; training is not stopped"
-        positions = self._positions(own)
-        silent = [rank for rank in range(distributed.get_world_size()) if rank not in positions]
-        return f"{text}; {lagging(positions)}{unanswered(silent)}; training is not stopped"
+        positions = self._positions(position)
+        missing_ranks = [rank for rank in range(distributed.get_world_size()) if rank not in positions]
+        return f"{text}; {lagging(positions)}{unanswered(missing_ranks)}; training is not stopped"
 
-    def _positions(self, own: Position) -> dict[int, Position]:
-        """Return this rank's `own` position and those that other ranks report within `GRACE_SECONDS`."""
+    def _positions(self, position: Position) -> dict[int, Position]:
+        """Return this rank's `position` and those that other ranks report within `GRACE_SECONDS`."""
         end = time.monotonic() + GRACE_SECONDS
         while True:
-            found = {distributed.get_rank(): own}
-            for rank in set(range(distributed.get_world_size())) - found.keys():
+            positions = {distributed.get_rank(): position}
+            for rank in set(range(distributed.get_world_size())) - positions.keys():
                 with suppress(OSError, ValueError):  # not written yet, or deleted since the rank goes on
-                    found[rank] = Position(*json.loads(self._file_of(rank).read_text(encoding="utf-8")))
-            if len(found) == distributed.get_world_size() or time.monotonic() > end or self._stopped.is_set():
-                return found
+                    positions[rank] = Position(*json.loads(self._file_of(rank).read_text(encoding="utf-8")))
+            if len(positions) == distributed.get_world_size() or time.monotonic() > end or self._stopped.is_set():
+                return positions
             time.sleep(0.1)
 
 

@@ -79,13 +79,13 @@ class Throughput:
         The MFU is the share of the devices' peak rate that the model's forward and backward passes need (Chowdhery et
         al. 2022, App. B). Activation checkpointing lowers it, since what is computed twice counts once.
         """
-        found = {}
+        metrics = {}
         if self.cost is not None and self.cost.tokens is not None:
-            found["tokens_per_second"] = images_per_second * self.cost.tokens
+            metrics["tokens_per_second"] = images_per_second * self.cost.tokens
         if self.cost is not None and self.peak is not None:
-            needed = images_per_second * self.cost.flops * TRAINING_FACTOR
-            found["mfu"] = needed / (self.peak * distributed.get_world_size())
-        return found | {"memory_gb": peak_memory(self.device) / 1e9}
+            flops_per_second = images_per_second * self.cost.flops * TRAINING_FACTOR
+            metrics["mfu"] = flops_per_second / (self.peak * distributed.get_world_size())
+        return metrics | {"memory_gb": peak_memory(self.device) / 1e9}
 
 
 def peak_of(device: torch.device, precision: str) -> tuple[float | None, str]:
@@ -104,10 +104,10 @@ def peak_of(device: torch.device, precision: str) -> tuple[float | None, str]:
 
 def peak_of_gpu(name: str, precision: str) -> float | None:
     """Return the peak rate of the GPU `name` in FLOP/s, or None if it is not in `GPUS`."""
-    known = [entry for entry in GPUS if is_named(entry, name)]
-    if not known:
+    entries = [entry for entry in GPUS if is_named(entry, name)]
+    if not entries:
         return None
-    peak = GPUS[max(known, key=len)]
+    peak = GPUS[max(entries, key=len)]
     if precision in ("float32", "tf32"):
         return peak.tf32 if precision == "tf32" else peak.single
     return peak.half if precision == "float16" or peak.has_bfloat16 else None
@@ -118,10 +118,10 @@ def is_named(entry: str, name: str) -> bool:
 
     Only whole words count: an RTX A4000 is not an A40. With "RTX" it is another card than without.
     """
-    words, wanted = re.findall(r"\w+", name), entry.split()
-    if OTHER_CARDS & set(words) or ("RTX" in words) != ("RTX" in wanted):
+    words, entry_words = re.findall(r"\w+", name), entry.split()
+    if OTHER_CARDS & set(words) or ("RTX" in words) != ("RTX" in entry_words):
         return False
-    return any(words[start : start + len(wanted)] == wanted for start in range(len(words)))
+    return any(words[start : start + len(entry_words)] == entry_words for start in range(len(words)))
 
 
 @cache
