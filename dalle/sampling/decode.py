@@ -233,9 +233,9 @@ class TokenSampler:
         any_masked = masked.any(dim=0).tolist()
         steps = max((position + 1 for position, is_masked in enumerate(any_masked) if is_masked), default=0)
 
-        known = any_masked.index(True) if steps else 0
-        inputs = self.sequence.image_inputs(images[:, : known + 1])
-        first = self._prefill(inputs[:, :known])
+        num_known = any_masked.index(True) if steps else 0
+        inputs = self.sequence.image_inputs(images[:, : num_known + 1])
+        first = self._prefill(inputs[:, :num_known])
         previous = inputs[:, first]
         for position in range(first, steps):
             logits = self.step(self.guidance.duplicate(previous), position)

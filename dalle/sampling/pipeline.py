@@ -236,8 +236,8 @@ class DALLE:
         """
         grid = self.transformer.sequence.grid
         tokens = canvas.tokens if isinstance(canvas, Canvas) else canvas
-        larger = tokens is not None and tokens.shape[-2:] != (grid, grid)
-        config = self.defaults.resolve(config, self.clip is not None, larger)
+        is_larger = tokens is not None and tokens.shape[-2:] != (grid, grid)
+        config = self.defaults.resolve(config, self.clip is not None, is_larger)
         if isinstance(canvas, Canvas):
             canvas.require_model_grid(grid, config.options_on_model_grid)
         return config
@@ -287,9 +287,9 @@ class DALLE:
         """
         references = None
         if "caption_likelihood" in config.score_weights:
-            given = self.tokenize(config.rerank_references, truncate=True) if config.rerank_references else None
+            reference_ids = self.tokenize(config.rerank_references, truncate=True) if config.rerank_references else None
             references = reference_captions(
-                self.transformer.sequence, captions, given, self.defaults.caption_dropout > 0
+                self.transformer.sequence, captions, reference_ids, self.defaults.caption_dropout > 0
             )
         return build_reranker(config, self.transformer, self.clip, references)
 
