@@ -1,6 +1,8 @@
-"""A studio behind a real server on a free port, and its client, for the tests in tests/studio."""
+"""A studio behind a real server on a free port, its client, and requests as written, for the tests in tests/studio."""
 
+import io
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -9,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("fastapi", reason="needs the extra studio")
 httpx = pytest.importorskip("httpx", reason="needs httpx, of the extra dev")
@@ -17,6 +20,7 @@ from dalle.studio.server import build_server, listening_socket  # noqa: E402
 from dalle.studio.session import Session  # noqa: E402
 
 TOKEN = "a-token-for-the-tests-of-the-studio"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 
 @dataclass
@@ -75,3 +79,29 @@ def running(session: Session) -> Iterator[Studio]:
         server.should_exit = True
         thread.join(10)
         assert not thread.is_alive()
+
+
+def raw(studio: Studio, head: str, body: bytes = b"") -> tuple[int, str]:
+    """Send a request as written, which no client library corrects. Returns the status and the whole answer."""
+    address = studio.address.removeprefix("http://").split(":")
+    with socket.create_connection((address[0], int(address[1])), timeout=20) as connection:
+        connection.sendall(head.replace("\n", "\r\n").encode() + b"\r\n\r\n" + body)
+        answer = b""
+        while chunk := connection.recv(1 << 16):
+            answer += chunk
+    text = answer.decode("latin-1")
+    return int(text.split()[1]), text
+
+
+def status_of(studio: Studio, path="/api/model", method="GET", **headers) -> int:
+    """Return the status of the answer to a request; a header of None is left out."""
+    fields = {"Host": studio.address.removeprefix("http://"), "Connection": "close", **headers}
+    lines = [f"{name.replace('_', '-')}: {value}" for name, value in fields.items() if value is not None]
+    return raw(studio, "\n".join([f"{method} {path} HTTP/1.1", *lines]))[0]
+
+
+def image_file(kind: str, size=(40, 30), **options) -> bytes:
+    """Return the bytes of a red image of (width, height) `size`, in a format of Pillow."""
+    file = io.BytesIO()
+    Image.new("RGB", size, "red").save(file, kind, **options)
+    return file.getvalue()

@@ -1,42 +1,16 @@
+"""Transformer: what logits depend on, sizes, initial weights, checkpoints and errors."""
+
 import json
 import time
-from itertools import product
 
 import pytest
 import torch
 import torch.nn.functional as F
-from every_pattern import MODELS, OPTIONS
-from torch.fx.experimental.proxy_tensor import make_fx
+from every_pattern import MODELS
+from tiny_transformers import CHANGES, READINGS, example
 
-from dalle.models.blocks import MLP, BlockConfig, Float32Linear, QuickGELU
 from dalle.models.transformer.model import Transformer, TransformerConfig
-from dalle.models.transformer.patterns import PATTERNS, image_attend_mask
-
-READINGS = [
-    *OPTIONS,
-    {"pads": "masked"},
-    {"image_position_embedding": "own"},
-    {"attention_normalisation": "separate"},
-    {
-        "pads": "masked",
-        "attention_normalisation": "separate",
-        "image_position_embedding": "own",
-        "convolution_wraps": False,
-    },
-]
-BLOCKS = [{"qk_norm": True}, {"mlp": "swiglu"}, {"qk_norm": True, "mlp": "swiglu"}]
-CHANGES = [*({"patterns": [name]} for name in PATTERNS), {}, *READINGS, *BLOCKS]
-
-
-def example(model: Transformer, batch: int = 2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    sequence = model.sequence
-    captions = [
-        torch.randint(sequence.text_vocabulary, (1 + n % sequence.caption_limit,), generator=generator).tolist()
-        for n in range(batch)
-    ]
-    shape = (batch, sequence.image_positions)
-    return sequence.pad_captions(captions), torch.randint(sequence.image_vocabulary, shape, generator=generator)
+from dalle.models.transformer.patterns import image_attend_mask
 
 
 def joint(model: Transformer, caption: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
@@ -142,72 +116,6 @@ def test_separate_softmaxes_change_images_but_not_text(make_transformer):
     assert not torch.allclose(separate(caption, image).image, joint(caption, image).image, atol=1e-2)
 
 
-@pytest.mark.parametrize("static_shapes", [False, True])
-@pytest.mark.parametrize("recompute_kv", [False, True])
-@pytest.mark.parametrize("changes", CHANGES, ids=str)
-@torch.no_grad()
-def test_cached_decoding_matches_full_forward(make_transformer, changes, recompute_kv, static_shapes):
-    model = make_transformer(depth=4, **changes)
-    caption, _ = example(model, batch=2)
-    candidates = 3
-    images = torch.randint(13, (2 * candidates, 16), generator=torch.Generator().manual_seed(1))
-    expected = model(caption.repeat_interleave(candidates, dim=0), images).image
-
-    cache = model.new_cache(model.prefill(caption), candidates, recompute_kv, static_shapes)
-    inputs = model.sequence.image_inputs(images)
-    positions = [torch.tensor([n]) if static_shapes else n for n in range(16)]
-    states = [model.decode_one_token(inputs[:, n], position, cache) for n, position in enumerate(positions)]
-    torch.testing.assert_close(torch.stack(states, dim=1), expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("recompute_kv", [False, True])
-@torch.no_grad()
-def test_step_at_any_position_can_be_one_cuda_graph(make_transformer, recompute_kv):
-    model = make_transformer(depth=4)  # row, column, row, convolutional
-    caption, image = example(model)
-    inputs = model.sequence.image_inputs(image)
-    cache = model.new_cache(model.prefill(caption), 1, recompute_kv, static_shapes=True)
-
-    def step(previous: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-        return model.decode_one_token(previous, position, cache)
-
-    # as a CUDA graph has it: the operations of position 0, on the same tensors, whatever Python would do elsewhere
-    recorded = make_fx(step)(inputs[:, 0], torch.tensor([0]))
-    states = [recorded(inputs[:, n], torch.tensor([n])) for n in range(16)]
-    torch.testing.assert_close(torch.stack(states, dim=1), model(caption, image).image, rtol=1e-4, atol=1e-4)
-
-
-@torch.no_grad()
-def test_hidden_state_cache_halves_memory_of_column_layers(make_transformer):
-    model = make_transformer(depth=4)  # row, column, row, convolutional
-    captions = model.prefill(example(model)[0])
-    plain, recompute_kv = (model.new_cache(captions, 3, recompute_kv) for recompute_kv in (False, True))
-    for layer, smaller, name in zip(plain, recompute_kv, model.pattern_names, strict=True):
-        assert smaller.nbytes * (2 if name == "column" else 1) == layer.nbytes
-
-
-@torch.no_grad()
-def test_candidates_share_cached_keys_of_their_caption(make_transformer):
-    model = make_transformer()
-    captions = model.prefill(example(model)[0])
-    cache = model.new_cache(captions, candidates=5)
-    assert all(layer.prefix is prefix for layer, prefix in zip(cache, captions, strict=True))
-
-
-@torch.no_grad()
-def test_decoding_works_under_bfloat16_autocast(make_transformer):
-    model = make_transformer(depth=3)
-    caption, image = example(model)
-    expected = model(caption, image).image[:, 0]
-    start = model.sequence.image_inputs(image)[:, 0]
-    for recompute_kv, static_shapes in product((False, True), repeat=2):
-        with torch.autocast("cpu", torch.bfloat16):
-            cache = model.new_cache(model.prefill(caption), 1, recompute_kv, static_shapes)
-            logits = model.decode_one_token(start, torch.tensor([0]) if static_shapes else 0, cache)
-        assert logits.dtype == torch.float32
-        torch.testing.assert_close(logits, expected, rtol=0.1, atol=0.3)
-
-
 def test_one_batch_overfits():
     torch.manual_seed(0)
     sizes = TransformerConfig(6, 11, 13, grid=4, width=64, depth=3, heads=2, kernel=3)
@@ -289,44 +197,9 @@ def test_settings_that_a_checkpoint_lacks_have_their_defaults(make_transformer, 
     assert Transformer.load(tmp_path)(caption, image).image.equal(model(caption, image).image)
 
 
-def test_logits_are_float32_under_autocast():
-    torch.manual_seed(0)
-    head, states = Float32Linear(32, 8), torch.randn(4, 32)
-    exact = head(states)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.nn.functional.linear(states, head.weight).dtype == torch.bfloat16
-        assert head(states).equal(exact)
-
-
 def test_indivisible_width_raises():
     with pytest.raises(ValueError, match=r"width=16 does not divide into heads=3"):
         Transformer(TransformerConfig(6, 11, 13, grid=4, width=16, depth=1, heads=3))
-
-
-def test_qk_norm_bounds_attention_scores(make_transformer):
-    """For states of any size, a score is at most sqrt(d) times the gains."""
-    layer = make_transformer(qk_norm=True).layers[0].attention.branch
-    q, k, _ = layer.project(1e4 * torch.randn(2, 7, 16))
-    rms = [
-        (states / norm.weight).square().mean(dim=-1) for states, norm in ((q, layer.query_norm), (k, layer.key_norm))
-    ]
-    torch.testing.assert_close(torch.stack(rms), torch.ones(2, 2, 2, 7))
-
-
-def test_qk_norm_matches_torch(make_transformer):
-    layer = make_transformer(qk_norm=True).layers[0].attention.branch
-    x = torch.randn(3, 8)
-    expected = F.rms_norm(x, (8,), layer.key_norm.weight, layer.key_norm.eps)
-    torch.testing.assert_close(layer.key_norm(x), expected)
-
-
-def test_swiglu_matches_its_definition_and_number_of_weights(make_transformer):
-    layer = make_transformer(mlp="swiglu", width=48).layers[0].mlp.branch
-    (gate, value), (gate_bias, value_bias) = layer.expand.weight.chunk(2), layer.expand.bias.chunk(2)
-    x = torch.randn(5, 48)
-    g, v = x @ gate.T + gate_bias, x @ value.T + value_bias
-    torch.testing.assert_close(layer(x), (g * torch.sigmoid(g) * v) @ layer.out.weight.T + layer.out.bias)
-    assert layer.expand.weight.numel() + layer.out.weight.numel() == 8 * 48**2
 
 
 def test_dropout_acts_on_embeddings_and_branches_in_training_only(make_transformer):
@@ -371,13 +244,3 @@ def test_dropout_outside_its_range_raises(dropout):
 def test_settings_are_checked_even_if_no_layer_uses_them(changes, problem):
     with pytest.raises(ValueError, match=problem):
         TransformerConfig(**changes)
-
-
-def test_quick_gelu_matches_its_definition():
-    x = torch.linspace(-20, 20, 401)
-    torch.testing.assert_close(QuickGELU()(x), x * torch.sigmoid(1.702 * x))
-
-
-def test_unknown_activation_raises():
-    with pytest.raises(ValueError, match=r"'relu'.*quick_gelu, gelu"):
-        MLP(BlockConfig(8, 2, "relu"))

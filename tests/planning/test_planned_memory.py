@@ -18,26 +18,21 @@ from measure_peak import (
     planned_peak,
 )
 from ranks import torchrun
+from small_stage import STAGE
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
 from dalle.losses import contrastive
-from dalle.models.transformer.model import TransformerConfig
 from dalle.planning.memory import update_bytes
-from dalle.stages.transformer import TransformerStageConfig
 from dalle.training.ema import EMAConfig
 from dalle.training.optimizer import OptimizerConfig
 from dalle.training.peak_memory import PeakMemory
 from dalle.training.powersgd import CompressionConfig
 
-SMALL = TransformerConfig(
-    text_positions=8, text_vocabulary=50, image_vocabulary=64, grid=4, width=32, depth=2, heads=2, patterns=["dense"]
-)
 MUON = OptimizerConfig(kind="muon")
 WIDE = {"model": replace(MODEL, width=512), "batch_size": 1}  # weights need more than activations
 TESTS = Path(__file__).parents[1]
-STAGE = TransformerStageConfig(model=SMALL, batch_size=64, steps=1000, precision="float32")
 
 
 @pytest.mark.slow

@@ -1,13 +1,14 @@
 """Small reference CLIPs: a made-up tokenizer, and transformers' CLIPModel with random weights in two formats."""
 
 import gzip
+import json
 from pathlib import Path
 
 import torch
 from PIL import Image
 from tokenizers import pre_tokenizers
 from torch import Tensor
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 MERGES = [
     ("t", "h"),
@@ -64,6 +65,20 @@ def huggingface_model(text: dict | None = None, vision: dict | None = None, proj
             elif parameter.ndim:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
     return model
+
+
+def saved(model: CLIPModel, folder: Path) -> Path:
+    """Save a model and its tokenizer as Hugging Face publishes them. Returns the folder."""
+    model.save_pretrained(folder)
+    CLIPTokenizer(vocab=vocabulary(), merges=MERGES).save_pretrained(folder)
+    return folder
+
+
+def edited(folder: Path, name: str, **changes) -> None:
+    """Change entries of a JSON file in `folder`, which is created if it is missing."""
+    path = folder / name
+    content = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**content, **changes}))
 
 
 def openai_state_dict(model: CLIPModel) -> dict[str, Tensor]:

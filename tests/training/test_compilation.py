@@ -9,7 +9,7 @@ import pytest
 import torch
 from line_stage import CPU, Blocks, BlockStage, fit
 from safetensors.torch import load_file
-from test_sharding import BASE, losses
+from sharded_runs import BASE, losses
 from torch import nn
 
 from dalle.models.dvae.model import DiscreteVAE, DVAEConfig

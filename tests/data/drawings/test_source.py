@@ -1,4 +1,4 @@
-"""Data source `drawings`: splits, composed pictures, captions, bad settings."""
+"""Data source `drawings`: composed pictures, omissions, what checkpoints record, bad settings."""
 
 import json
 import shutil
@@ -7,78 +7,23 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from drawings_records import of_kind
 
 from dalle import optional_dependencies
-from dalle.data import DATA_SETS, open_source
+from dalle.data import DATA_SETS
 from dalle.data.audit.provenance import data_meta
-from dalle.data.drawings import splits
 from dalle.data.drawings.build import add
 from dalle.data.drawings.config import DrawingsConfig, MixConfig
-from dalle.data.drawings.languages import COLOUR_PHRASES, STYLE_PHRASES, names_in
 from dalle.data.drawings.packages import PACKAGES
 from dalle.data.drawings.records import COPY, NOT_RENDERED, OTHER_GROUP, SKIN_TONE
 from dalle.data.drawings.render import COLOURS, Drawings, recoloured
-from dalle.data.drawings.sets import STYLES
 from dalle.data.drawings.source import DrawingsSource
 from dalle.data.drawings.splits import SPLITS
-from dalle.data.drawings.subjects import Subject
-from dalle.data.drawings.wording import names_of, plural
-
-
-@pytest.fixture
-def config(drawings) -> DrawingsConfig:
-    return DrawingsConfig(
-        path=str(drawings), image_size=32, skin_tones=1.0, validation_share=0.3, mix=MixConfig(2.0, 2.0, 2.0)
-    )
-
-
-@pytest.fixture
-def train(config, monkeypatch) -> DrawingsSource:
-    """Return the training split with nothing held out: the whole set is small."""
-    monkeypatch.setattr("dalle.data.drawings.records.held_out_concept", lambda concept, share: False)
-    monkeypatch.setattr("dalle.data.drawings.records.held_out_style", lambda *_: False)
-    monkeypatch.setattr("dalle.data.drawings.records.held_out_colour", lambda *_: False)
-    return DrawingsSource(config, "train")
-
-
-def of_kind(source, kind):
-    return [index for index, record in enumerate(source.records) if record.kind == kind]
-
-
-def concepts(source):
-    pictures = source.drawings.pictures
-    numbers = [number for record in source.records for number in (record.first, record.second) if number >= 0]
-    return {pictures[number].subject.concept for number in numbers}
 
 
 def test_it_is_registered():
     assert DATA_SETS["drawings"].config is DrawingsConfig
     assert "CC BY-SA 4.0" in DATA_SETS["drawings"].note
-
-
-def test_concepts_of_val_are_not_in_training(config):
-    train, val = open_source(config, "train"), open_source(config, "val")
-    assert concepts(val) and concepts(train)
-    assert not concepts(val) & concepts(train)
-
-
-def test_held_out_styles_and_colours_are_not_in_training(config, monkeypatch):
-    monkeypatch.setattr(splits, "NOVEL_STYLES", 0.3)
-    monkeypatch.setattr(splits, "NOVEL_COLOURS", 0.3)
-    monkeypatch.setattr(splits, "MIN_STYLES", 2)
-    sources = {split: DrawingsSource(config, split) for split in SPLITS}
-    pictures = sources["train"].drawings.pictures
-
-    def styles(source):
-        numbers = [number for record in source.records for number in (record.first, record.second) if number >= 0]
-        return {(pictures[number].subject.concept, pictures[number].drawing_set.style) for number in numbers}
-
-    def colours(source):
-        return {(pictures[record.first].subject.concept, record.colour) for record in source.records if record.colour}
-
-    assert styles(sources["novel"]) and not styles(sources["novel"]) & styles(sources["train"])
-    assert {concept for concept, _ in styles(sources["novel"])} <= concepts(sources["train"])
-    assert colours(sources["colours"]) and not colours(sources["colours"]) & colours(sources["train"])
 
 
 def test_a_recoloured_drawing_has_its_colour_and_its_caption_says_so(train):
@@ -124,132 +69,11 @@ def test_scenes_name_both_subjects(train):
     assert all(label in caption for caption in train.captions(index) for label in labels)
 
 
-def test_skin_tones_are_stated_or_left_open(config, monkeypatch):
-    def toned(people):
-        config.people = people
-        source = DrawingsSource(
-            config, "train" if "waving hand" in concepts(DrawingsSource(config, "train")) else "val"
-        )
-        index = next(i for i, r in enumerate(source.records) if source.drawings.pictures[r.first].tone)
-        return source.captions(index)
-
-    assert all("dark skin tone" in caption for caption in toned("stated"))
-    assert not any("skin tone" in caption for caption in toned("open"))
-
-
-def test_captions_that_state_a_skin_tone_are_in_english(config, train):
-    config.languages = ["fr"]
-    for people, french in (("stated", False), ("open", True)):
-        config.people = people
-        source = DrawingsSource(config, "train")
-        (toned,) = {i for i in of_kind(source, "drawing") if source.drawings.pictures[source.records[i].first].tone}
-        assert any("signe de la main" in caption for caption in source.captions(toned)) == french
-
-
-def test_captions_in_another_language(config):
-    config.languages, config.people = ["en", "fr"], "open"
-    for split in ("train", "val"):
-        source = DrawingsSource(config, split)
-        for index in of_kind(source, "drawing"):
-            subject = source.drawings.pictures[source.records[index].first].subject
-            if "fr" in subject.labels:
-                assert subject.labels["fr"] in source.captions(index)
-    config.languages = ["fr"]
-    for index in of_kind(source, "drawing"):
-        subject = source.drawings.pictures[source.records[index].first].subject
-        if "fr" in subject.labels:
-            assert not any("drawing of" in caption for caption in source.captions(index))
-
-
-def test_style_and_colour_are_stated_in_other_languages(config):
-    config.languages = ["fr"]
-    source = DrawingsSource(config, "train")
-    for kind in ("drawing", "colour"):
-        for index in of_kind(source, kind):
-            record = source.records[index]
-            picture = source.drawings.pictures[record.first]
-            if "fr" not in picture.subject.labels:
-                continue
-            first, captions = source.captions(index)[0], source.captions(index)
-            assert first.startswith(picture.subject.labels["fr"])
-            phrase = STYLE_PHRASES["fr"][picture.drawing_set.style]
-            assert first.endswith(phrase) != (kind == "colour" and "noir" in phrase)
-            if kind == "colour":
-                assert all(COLOUR_PHRASES["fr"][record.colour] in caption for caption in captions)
-    config.languages = ["en", "fr"]
-    source = DrawingsSource(config, "train")
-    index = next(i for i in of_kind(source, "colour"))
-    french = [caption for caption in source.captions(index) if ", en " in caption]
-    assert 0 < len(french) <= len(source.captions(index)) / 2 + 1
-
-
-def test_tags_of_black_drawings_have_no_other_colour():
-    apple = Subject("1F34E", "apple", {"en": "big apple"}, {"en": ["fruit", "red", "dark green"]})
-    assert {"a big apple, fruit", "a big apple, red", "a big apple, dark green"} < set(names_of(apple))
-    assert set(names_of(apple, black=True)) == {"a big apple", "a big apple, fruit"}
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("owl", "owls"),
-        ("fox", "foxes"),
-        ("ox", "oxen"),
-        ("cardboard box", "cardboard boxes"),
-        ("cherry", "cherries"),
-        ("snowman", "snowmen"),
-        ("hot potato", "hot potatoes"),
-        ("bookshelf", "bookshelves"),
-        ("game die", "game dice"),
-        ("moose", "moose"),
-    ],
-)
-def test_plurals(name, expected):
-    assert plural(name) == expected
-
-
 def test_a_missing_package_is_named_before_drawings_are_rendered(config, monkeypatch):
     monkeypatch.setattr(optional_dependencies, "find_spec", lambda name: None)
     config.image_size = 24  # not rendered by another test
     with pytest.raises(ValueError, match=r"needs resvg_py: install it with pip install 'dalle\[data\]'"):
         DrawingsSource(config, "train")
-
-
-def test_languages_are_counted_by_the_captions_that_records_have(config, monkeypatch):
-    config.languages = ["fr"]
-    monkeypatch.delitem(COLOUR_PHRASES, "fr")  # as of Italian: recoloured drawings have English captions
-    source = DrawingsSource(config, "train")
-    french = [
-        i
-        for i in of_kind(source, "drawing")
-        if "fr" in source.drawings.pictures[source.records[i].first].subject.labels
-    ]
-    assert french and of_kind(source, "colour")
-    assert source.counts()["language"] == {"fr": len(french), "en": len(source) - len(french)}
-
-
-def test_every_language_with_phrases_has_all_of_them():
-    assert STYLE_PHRASES.keys() == COLOUR_PHRASES.keys()
-    for language in STYLE_PHRASES:
-        assert STYLE_PHRASES[language].keys() == STYLES.keys()
-        assert COLOUR_PHRASES[language].keys() == COLOURS.keys()
-        assert len(set(STYLE_PHRASES[language].values())) == len(STYLES)
-
-
-@pytest.mark.parametrize(
-    ("language", "label", "expected"),
-    [("de", "Regenschirm", "grün"), ("es", "paraguas", "en verde"), ("fr", "parapluie", "en vert")],
-)
-def test_coloured_drawings_are_not_called_black(language, label, expected):
-    assert set(names_in(language, label, [], "stencil", "green")) == {f"{label}, {expected}"}
-    assert f"{label}, {STYLE_PHRASES[language]['stencil']}" in names_in(language, label, [], "stencil")
-    line = f"{label}, {expected}, {STYLE_PHRASES[language]['line drawing']}"
-    assert line in names_in(language, label, [], "line drawing", "green")
-
-
-def test_languages_without_phrases_state_names_and_tags():
-    assert names_in("ja", "傘", ["雨"], "3d") == ["傘", "傘", "傘, 雨"]
-    assert names_in("ja", "傘", ["雨"], "3d", "red") == []
 
 
 def test_opened_twice_it_is_the_same(config):
@@ -330,28 +154,6 @@ def test_entries_of_the_opt_out_list_that_are_no_drawing_are_named(config, tmp_p
     assert "1 entries of data.opt_out are no drawing, such as lucide/umbrela" in caplog.text
 
 
-def test_a_held_out_drawing_with_the_pixels_of_a_training_one_is_in_no_split(config, monkeypatch):
-    """In the small set all sets of icons draw the same umbrella; here its silhouettes are held out."""
-    monkeypatch.setattr("dalle.data.drawings.records.held_out_concept", lambda concept, share: concept == "rocket")
-    monkeypatch.setattr("dalle.data.drawings.records.held_out_style", lambda concept, style, _: style == "silhouette")
-    train, novel, val = (DrawingsSource(config, split) for split in ("train", "novel", "val"))
-    pixels = {train.drawings.pictures[record.first].pixels for record in train.records}
-    for source in (novel, val):
-        assert not pixels & {source.drawings.pictures[record.first].pixels for record in source.records}
-    assert "lucide/umbrella" in list(train.keys()) and "mdi/umbrella" not in list(novel.keys())
-    assert "lucide/rocket" in list(val.keys())
-
-
-def test_colours_that_a_style_paints_are_not_held_out(config, monkeypatch):
-    """Two styles of icons paint each thing blue or gray, so training has seen it so."""
-    monkeypatch.setattr("dalle.data.drawings.records.held_out_concept", lambda concept, share: False)
-    monkeypatch.setattr("dalle.data.drawings.records.held_out_style", lambda *_: False)
-    monkeypatch.setattr("dalle.data.drawings.records.held_out_colour", lambda *_: True)
-    source = DrawingsSource(config, "colours")
-    held_out = {(source.drawings.pictures[record.first].subject.concept, record.colour) for record in source.records}
-    assert ("owl", "green") in held_out and ("owl", "blue") not in held_out and ("owl", "gray") not in held_out
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -380,11 +182,6 @@ def test_settings_that_cannot_work_give_a_sentence(config, change, message):
 def test_invalid_settings_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         DrawingsConfig(**change)
-
-
-def test_concepts_of_the_documentation_are_never_held_out():
-    assert not any(splits.held_out_concept(concept, 0.999) for concept in splits.ALWAYS_TRAINED)
-    assert splits.held_out_concept("pear", 0.999)
 
 
 def test_groups_choose_what_is_drawn(config, train, monkeypatch):
