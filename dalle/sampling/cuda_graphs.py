@@ -2,7 +2,7 @@
 
 A step is some thousand small kernels, and launching them one by one takes longer than running them. A graph launches
 them all at once, but repeats exactly what was recorded. So the position is a tensor, looked up on the GPU
-(`dalle.models.transformer.kv_cache.GatheredIndex`), and input tokens and output logits have fixed addresses.
+(`dalle.models.transformer.cache_layout.GatheredIndex`), and input tokens and output logits have fixed addresses.
 """
 
 from typing import Protocol

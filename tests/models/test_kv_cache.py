@@ -1,76 +1,74 @@
+"""Decoding with KV caches: the same logits as a forward pass of the whole sequence."""
+
+from itertools import product
+
 import pytest
 import torch
-from every_pattern import PATTERNS
-
-from dalle.models.transformer.kv_cache import GatheredIndex, SlicedIndex, cache_layout
-from dalle.models.transformer.patterns import Column, Convolutional, Dense, Pattern, Row, image_attend_mask
-
-CPU = torch.device("cpu")
+from tiny_transformers import CHANGES, example
+from torch.fx.experimental.proxy_tensor import make_fx
 
 
 @pytest.mark.parametrize("static_shapes", [False, True])
-@pytest.mark.parametrize("grid", [1, 2, 4, 7])
-@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
-def test_a_step_reads_exactly_the_keys_that_the_pattern_attends_to(pattern: Pattern, grid: int, static_shapes: bool):
-    layout, attend_mask = cache_layout(pattern, grid), image_attend_mask(pattern, grid)
-    index = GatheredIndex(layout, CPU) if static_shapes else SlicedIndex(layout, CPU)
-    cached = torch.full((2, layout.slots, 1), -1)
-    for number in range(grid * grid):
-        position = torch.tensor([number]) if static_shapes else number
-        index.write(cached, position, torch.full((2, 1, 1), number))
-        keys, masked = index.read(cached, position)[0, :, 0], index.masked(position)
-        if masked is not None:
-            keys = keys[~masked.flatten()]
-        assert sorted(keys.tolist()) == attend_mask[number].nonzero().flatten().tolist()
+@pytest.mark.parametrize("recompute_kv", [False, True])
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
+@torch.no_grad()
+def test_cached_decoding_matches_full_forward(make_transformer, changes, recompute_kv, static_shapes):
+    model = make_transformer(depth=4, **changes)
+    caption, _ = example(model, batch=2)
+    candidates = 3
+    images = torch.randint(13, (2 * candidates, 16), generator=torch.Generator().manual_seed(1))
+    expected = model(caption.repeat_interleave(candidates, dim=0), images).image
+
+    cache = model.new_cache(model.prefill(caption), candidates, recompute_kv, static_shapes)
+    inputs = model.sequence.image_inputs(images)
+    positions = [torch.tensor([n]) if static_shapes else n for n in range(16)]
+    states = [model.decode_one_token(inputs[:, n], position, cache) for n, position in enumerate(positions)]
+    torch.testing.assert_close(torch.stack(states, dim=1), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
-def test_gathered_reads_have_the_same_shapes_at_every_step(pattern: Pattern):
-    layout = cache_layout(pattern, 4)
-    index, cached = GatheredIndex(layout, CPU), torch.zeros(3, layout.slots, 5)
-    positions = [torch.tensor([number]) for number in range(16)]
-    assert len({index.read(cached, position).shape for position in positions}) == 1
-    assert len({index.masked(position).shape for position in positions}) == 1
-    copied = index.read(cached, positions[0]).data_ptr() != cached.data_ptr()
-    assert index.copied_slots == (index.read(cached, positions[0]).shape[1] if copied else 0)
+@pytest.mark.parametrize("recompute_kv", [False, True])
+@torch.no_grad()
+def test_step_at_any_position_can_be_one_cuda_graph(make_transformer, recompute_kv):
+    model = make_transformer(depth=4)  # row, column, row, convolutional
+    caption, image = example(model)
+    inputs = model.sequence.image_inputs(image)
+    cache = model.new_cache(model.prefill(caption), 1, recompute_kv, static_shapes=True)
+
+    def step(previous: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        return model.decode_one_token(previous, position, cache)
+
+    # as a CUDA graph has it: the operations of position 0, on the same tensors, whatever Python would do elsewhere
+    recorded = make_fx(step)(inputs[:, 0], torch.tensor([0]))
+    states = [recorded(inputs[:, n], torch.tensor([n])) for n in range(16)]
+    torch.testing.assert_close(torch.stack(states, dim=1), model(caption, image).image, rtol=1e-4, atol=1e-4)
 
 
-def test_caches_are_as_small_as_the_patterns_allow():
-    assert cache_layout(Row(), 32).slots == 33
-    assert cache_layout(Row(counts_itself=False), 32).slots == 34
-    assert cache_layout(Convolutional(11), 32).slots == 6 * 32  # the rows of the neighbourhood
-    assert cache_layout(Column(), 32).slots == cache_layout(Dense(), 32).slots == 1024
+@torch.no_grad()
+def test_hidden_state_cache_halves_memory_of_column_layers(make_transformer):
+    model = make_transformer(depth=4)  # row, column, row, convolutional
+    captions = model.prefill(example(model)[0])
+    plain, recompute_kv = (model.new_cache(captions, 3, recompute_kv) for recompute_kv in (False, True))
+    for layer, smaller, name in zip(plain, recompute_kv, model.pattern_names, strict=True):
+        assert smaller.nbytes * (2 if name == "column" else 1) == layer.nbytes
 
 
-@pytest.mark.parametrize("grid", [1, 2, 4, 7])
-@pytest.mark.parametrize("pattern", [*PATTERNS, Convolutional(11), Convolutional(11, wraps=False)], ids=str)
-def test_no_cache_is_larger_than_the_image(pattern: Pattern, grid: int):
-    assert cache_layout(pattern, grid).slots <= grid * grid
+@torch.no_grad()
+def test_candidates_share_cached_keys_of_their_caption(make_transformer):
+    model = make_transformer()
+    captions = model.prefill(example(model)[0])
+    cache = model.new_cache(captions, candidates=5)
+    assert all(layer.prefix is prefix for layer, prefix in zip(cache, captions, strict=True))
 
 
-def test_steps_read_little_more_than_they_attend_to():
-    def read(pattern: Pattern) -> int:
-        return sum(slots.stop - slots.start for slots in cache_layout(pattern, 32).read_slices)
-
-    def attended(pattern: Pattern) -> int:
-        return int(image_attend_mask(pattern, 32).sum())
-
-    for pattern in (Dense(), Row(), Row(counts_itself=False), Column()):
-        assert read(pattern) == attended(pattern)
-    assert read(Convolutional(11, wraps=False)) < 1.15 * attended(Convolutional(11, wraps=False))
-    assert read(Convolutional(11)) < 1.85 * attended(Convolutional(11))  # at the edges it wraps, and reads all
-
-
-@pytest.mark.parametrize("pattern", [Dense(), Row(), Row(counts_itself=False), Column()], ids=str)
-def test_only_convolutional_slices_need_a_mask(pattern: Pattern):
-    assert SlicedIndex(cache_layout(pattern, 8), CPU).masked(29) is None
-    assert cache_layout(Column(), 8).read_slices[29] == slice(5 * 8, 5 * 8 + 4)
-
-
-def test_a_pattern_that_overwrites_a_key_too_early_is_rejected():
-    class OverwritesTooEarly(Dense):
-        def slot(self, position, grid):
-            return position % 3
-
-    with pytest.raises(ValueError, match="image position 3 attends to"):
-        cache_layout(OverwritesTooEarly(), 4)
+@torch.no_grad()
+def test_decoding_works_under_bfloat16_autocast(make_transformer):
+    model = make_transformer(depth=3)
+    caption, image = example(model)
+    expected = model(caption, image).image[:, 0]
+    start = model.sequence.image_inputs(image)[:, 0]
+    for recompute_kv, static_shapes in product((False, True), repeat=2):
+        with torch.autocast("cpu", torch.bfloat16):
+            cache = model.new_cache(model.prefill(caption), 1, recompute_kv, static_shapes)
+            logits = model.decode_one_token(start, torch.tensor([0]) if static_shapes else 0, cache)
+        assert logits.dtype == torch.float32
+        torch.testing.assert_close(logits, expected, rtol=0.1, atol=0.3)

@@ -13,17 +13,9 @@ from dalle import checkpoint
 from dalle.models.attention import TextImageSoftmax, causal
 from dalle.models.blocks import Float32Linear, TransformerBlock
 from dalle.models.linear_cross_entropy import linear_cross_entropy
+from dalle.models.transformer.cache_layout import GatheredIndex, SlicedIndex, cache_layout
 from dalle.models.transformer.config import TransformerConfig
-from dalle.models.transformer.kv_cache import (
-    Cache,
-    GatheredIndex,
-    HiddenStateCache,
-    KVCache,
-    PrefixCache,
-    PrefixKV,
-    SlicedIndex,
-    cache_layout,
-)
+from dalle.models.transformer.kv_cache import Cache, HiddenStateCache, KVCache, PrefixCache, PrefixKV
 from dalle.models.transformer.patterns import PATTERNS, pattern_names
 from dalle.models.transformer.prefix_chunk import PrefixChunk
 from dalle.models.transformer.sequence import SequenceEmbedding, SequenceLayout

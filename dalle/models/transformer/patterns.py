@@ -6,7 +6,7 @@ padding, as in `torch.nn.MultiheadAttention`.
 
 A pattern has two methods. `attends` defines the attend mask, from which the dense mask and the reads of a decoding step
 are derived. `slot` is the cache slot of a position's key and value. A slot may be overwritten only when no later
-position attends to it; `kv_cache.cache_layout` checks this against `attends`.
+position attends to it; `cache_layout.cache_layout` checks this against `attends`.
 
 Image positions are numbered in raster order from 0, the position that predicts the first cell. Text is the same for all
 patterns: attention within the text is causal, and every image position attends to all text (Sec. 2.2, App. B.1,

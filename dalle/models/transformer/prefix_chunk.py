@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from dalle.models.attention import SelfAttention
-from dalle.models.transformer.kv_cache import LayerCache, cache_layout, join_candidates, split_captions
+from dalle.models.transformer.cache_layout import cache_layout
+from dalle.models.transformer.kv_cache import LayerCache, join_candidates, split_captions
 from dalle.models.transformer.patterns import Pattern
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dalle.models.transformer.kv_cache import CacheLayout
+from dalle.models.transformer.cache_layout import CacheLayout
 from dalle.models.transformer.patterns import Pattern, image_attend_mask
 
 
