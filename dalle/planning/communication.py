@@ -3,7 +3,7 @@
 from dalle.planning.activations import FLOAT32
 from dalle.planning.cards import Card
 from dalle.planning.placement import Placement
-from dalle.training.powersgd import CompressionConfig
+from dalle.training.compression import CompressionConfig
 
 FACTOR16 = 2  # bytes of a number of P or Q in 16 bits
 

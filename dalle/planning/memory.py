@@ -7,11 +7,11 @@ from torch import nn
 
 from dalle.planning.activations import FLOAT32, targets_bytes
 from dalle.planning.placement import Placement
+from dalle.training.compression import CompressionConfig
 from dalle.training.flops import EncodingCost
 from dalle.training.muon import batches
 from dalle.training.optimizer import uses_fused_adamw
 from dalle.training.parameter_storage import bfloat16_matrices
-from dalle.training.powersgd import CompressionConfig
 from dalle.training.sharding import sharding_units
 from dalle.training.stage import StageConfig
 from dalle.training.weight_matrices import weight_matrices

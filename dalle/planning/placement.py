@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from dalle.training.powersgd import CompressionConfig, MatrixPartition, partitions
+from dalle.training.compression import CompressionConfig, MatrixPartition, partitions
 from dalle.training.sharding import SHARD, init_mesh, local, mesh_of_backward, shard
 
 

@@ -6,7 +6,8 @@ from typing import Protocol
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from dalle.training.powersgd import CompressionConfig, PowerSGD
+from dalle.training.compression import CompressionConfig
+from dalle.training.powersgd import PowerSGD
 
 
 class GradientReducer(Protocol):

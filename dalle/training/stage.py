@@ -10,10 +10,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dalle.precision import check_float32_matmul_precision, check_precision
+from dalle.training.compression import CompressionConfig
 from dalle.training.ema import EMAConfig
 from dalle.training.flops import ImageCost
 from dalle.training.optimizer import OptimizerConfig
-from dalle.training.powersgd import CompressionConfig
 from dalle.training.schedules import Schedule
 
 PARAMETER_DTYPES = ("float32", "bfloat16")

@@ -8,7 +8,7 @@ from small_stage import H100, SMALL, STAGE
 from dalle.planning import plan
 from dalle.planning.changes import changes, check_fits
 from dalle.planning.plan import Planner
-from dalle.training.powersgd import CompressionConfig
+from dalle.training.compression import CompressionConfig
 
 
 def test_a_run_that_recomputes_some_layers_may_recompute_more():

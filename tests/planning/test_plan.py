@@ -20,8 +20,8 @@ from dalle.planning.placement import place
 from dalle.planning.plan import Planner, precision_of
 from dalle.planning.report import report
 from dalle.stages import STAGES
+from dalle.training.compression import CompressionConfig
 from dalle.training.ema import EMAConfig
-from dalle.training.powersgd import CompressionConfig
 
 
 def test_soft_targets_of_all_micro_batches_are_counted():

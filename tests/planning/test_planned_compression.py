@@ -7,7 +7,7 @@ from small_stage import H100, STAGE, plan_of
 
 from dalle.planning.changes import changes
 from dalle.planning.plan import Planner
-from dalle.training.powersgd import CompressionConfig
+from dalle.training.compression import CompressionConfig
 
 
 def test_error_buffers_of_compression_are_counted():

@@ -25,10 +25,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from dalle.losses import contrastive
 from dalle.planning.memory import update_bytes
+from dalle.training.compression import CompressionConfig
 from dalle.training.ema import EMAConfig
 from dalle.training.optimizer import OptimizerConfig
 from dalle.training.peak_memory import PeakMemory
-from dalle.training.powersgd import CompressionConfig
 
 MUON = OptimizerConfig(kind="muon")
 WIDE = {"model": replace(MODEL, width=512), "batch_size": 1}  # weights need more than activations

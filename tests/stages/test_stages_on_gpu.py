@@ -16,10 +16,10 @@ from dalle.models.dvae.relaxation import RELAXATIONS
 from dalle.precision import BFLOAT16_CAPABILITY, FORMATS, autocast, float32_matmul_precision
 from dalle.stages import STAGES
 from dalle.stages.decoder import draw_noise
+from dalle.training.compression import CompressionConfig
 from dalle.training.logger import WandbConfig
 from dalle.training.loop import Trainer, train
 from dalle.training.optimizer import OptimizerConfig
-from dalle.training.powersgd import CompressionConfig
 from dalle.training.run import Run
 from dalle.training.schedules import Schedule
 

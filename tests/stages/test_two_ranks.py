@@ -14,10 +14,10 @@ from tiny_stages import BLOCKS, CONFIGS, CPU, build
 from dalle import distributed
 from dalle.data.token_cache import TokenCache
 from dalle.models.dvae.relaxation import RELAXATIONS
+from dalle.training.compression import CompressionConfig
 from dalle.training.logger import WandbConfig
 from dalle.training.loop import train
 from dalle.training.optimizer import OptimizerConfig
-from dalle.training.powersgd import CompressionConfig
 from dalle.training.run import Run
 from dalle.training.schedules import Schedule
 

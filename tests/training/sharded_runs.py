@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from dalle import distributed
+from dalle.training.compression import CompressionConfig
 from dalle.training.ema import EMAConfig
 from dalle.training.optimizer import OptimizerConfig
-from dalle.training.powersgd import CompressionConfig, PowerSGD
+from dalle.training.powersgd import PowerSGD
 from dalle.training.schedules import Schedule
 from dalle.training.sharding import (
     copy_to,

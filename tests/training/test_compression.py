@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dalle.models.transformer.model import Transformer, TransformerConfig
-from dalle.training.powersgd import CompressionConfig, MatrixPartition, compression_rate, partitions
+from dalle.training.compression import CompressionConfig, MatrixPartition, compression_rate, partitions
 from dalle.training.weight_matrices import weight_matrices
 
 

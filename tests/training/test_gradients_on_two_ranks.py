@@ -11,9 +11,9 @@ from line_stage import EXACT, BlockStage, fit
 from saved_state import load_state
 
 from dalle import distributed
+from dalle.training.compression import CompressionConfig
 from dalle.training.float_formats import FLOAT_1_6_9
 from dalle.training.optimizer import OptimizerConfig
-from dalle.training.powersgd import CompressionConfig
 from dalle.training.schedules import Schedule
 from dalle.training.state import TrainState
 

@@ -11,8 +11,9 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from dalle import distributed
+from dalle.training.compression import CompressionConfig
 from dalle.training.float_formats import FLOAT_1_6_9
-from dalle.training.powersgd import CompressionConfig, PowerSGD
+from dalle.training.powersgd import PowerSGD
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "planning"))
 

@@ -14,8 +14,9 @@ from torch.profiler import ProfilerActivity, profile
 from dalle import distributed
 from dalle.training import all_reduce_16bit
 from dalle.training.all_reduce_16bit import all_reduce_sum_encoded
+from dalle.training.compression import CompressionConfig
 from dalle.training.float_formats import FLOAT_1_6_9
-from dalle.training.powersgd import CompressionConfig, PowerSGD
+from dalle.training.powersgd import PowerSGD
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "planning")]
 

@@ -19,9 +19,9 @@ from dalle.checkpoint import CheckpointError
 from dalle.signals import Interrupted, StopRequest
 from dalle.training import state_files
 from dalle.training.auto_precision import Precision
+from dalle.training.compression import CompressionConfig
 from dalle.training.ema import EMAConfig
 from dalle.training.optimizer import OptimizerConfig, PlateauConfig
-from dalle.training.powersgd import CompressionConfig
 from dalle.training.schedules import Schedule
 
 # dropout, noise, accumulation, warm-up, plateaus and the average's own rhythm all have something to remember

@@ -17,7 +17,7 @@ from dalle.checkpoint import CheckpointError
 from dalle.models.transformer.model import Transformer, TransformerConfig
 from dalle.seeds import torch_generator
 from dalle.training import state_files
-from dalle.training.powersgd import CompressionConfig, partitions
+from dalle.training.compression import CompressionConfig, partitions
 from dalle.training.sharded_state import StateWriter, save_state
 from dalle.training.sharding import check_mode, init_mesh, mesh_of_backward, sharding_units
 

@@ -10,9 +10,10 @@ from torch import nn
 from dalle.precision import autocast
 from dalle.seeds import seed_global_generators, torch_generator
 from dalle.training.branch_hooks import attach_hooks
+from dalle.training.compression import CompressionConfig
 from dalle.training.float_formats import FLOAT_0_6_10, FLOAT_1_6_9, ieee
 from dalle.training.optimizer import AdamW, OptimizerConfig, build_optimizer
-from dalle.training.powersgd import CompressionConfig, PowerSGD
+from dalle.training.powersgd import PowerSGD
 from dalle.training.schedules import Schedule
 from dalle.training.stage import StageConfig
 
