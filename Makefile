@@ -132,7 +132,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	|| $(call fail,$(PYTHON) cannot make environments: install its package venv$(comma) on Debian python3-venv)
 	$(RUN) -m pip install --quiet "$(TORCH)" \
 	|| $(call fail,torch cannot be installed: check the network and the free space (6 GB)$(comma) or choose a version with TORCH=)
-	$(RUN) -m pip install --quiet --editable ".[data,eval,hub,sign,croissant,studio,slurm,dev]" $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) \
+	$(RUN) -m pip install --quiet --editable ".[data,eval,decoder,hub,sign,croissant,studio,slurm,dev]" $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) \
 	|| $(call fail,a package cannot be installed: check the network; if its version does not exist$(comma) make install CONSTRAINTS= takes the newest)
 	$(RUN) -m pip install --quiet --no-deps dall-e==0.1 \
 	|| $(call fail,dall-e cannot be installed: check the network$(comma) and run the same command again)

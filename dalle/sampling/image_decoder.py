@@ -20,11 +20,18 @@ BATCH_SIZE = 16
 
 @dataclass(frozen=True)
 class ImageDecoder:
-    """A diffusion decoder with its settings. The image of a candidate depends on (tokens, seed, candidate) alone."""
+    """A diffusion decoder with its settings. The image of a candidate depends on (tokens, seed, candidate) alone.
+
+    Raises:
+        ValueError: `decoder_steps` of several steps for a decoder of one step.
+    """
 
     model: DiffusionDecoder
     config: DecodingConfig  # its `seed` and `decoder_steps`
     precision: torch.dtype = torch.float32  # of the U-Net's convolutions
+
+    def __post_init__(self) -> None:
+        self.model.num_steps(self.config.decoder_steps)
 
     @torch.inference_mode()
     def __call__(self, dvae: DiscreteVAE, tokens: Tensor, candidates: Sequence[int]) -> list[Image.Image]:

@@ -50,7 +50,8 @@ class DecodingConfig:
     seed: int = 0  # candidate i depends on (seed, i) alone
     # images decoded at a time, for speed and memory only (in 16 bits also for rounding); None: what memory allows
     batch_size: int | None = None
-    decoder_steps: int = 8  # steps of the diffusion decoder, if there is one (decoder=)
+    # steps of the diffusion decoder, if there is one (decoder=); None: 8, or 1 if it was trained to decode in one step
+    decoder_steps: int | None = None
     # sequential: one token per pass | parallel: the same images in fewer passes, for small batches | auto: parallel
     # where it is expected to be faster and float32 makes the images equal
     decoding: str = "sequential"
@@ -79,7 +80,7 @@ class DecodingConfig:
             )
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size} must be at least 1")
-        if self.decoder_steps < 1:
+        if self.decoder_steps is not None and self.decoder_steps < 1:
             raise ValueError(f"decoder_steps={self.decoder_steps} must be at least 1")
         if self.decoding not in DECODING:
             raise ValueError(f"unknown decoding={self.decoding}; choose one of {', '.join(DECODING)}")

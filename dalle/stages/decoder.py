@@ -1,4 +1,7 @@
-"""Decoder stage: the diffusion decoder, trained to restore what the dVAE's reconstructions lack. Optional."""
+"""Decoder stage: the diffusion decoder, trained to restore what the dVAE's reconstructions lack. Optional.
+
+It is trained by flow matching, or by a perceptual loss to decode in one step (stage.model.one_step=true).
+"""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -15,6 +18,7 @@ from dalle import distributed
 from dalle.data.loader import ImageBatch
 from dalle.models.decoder.flow import interpolate, stratified_times, velocity
 from dalle.models.decoder.model import Condition, DecoderConfig, DiffusionDecoder, condition_on
+from dalle.models.decoder.perceptual_loss import LARGEST_VIEW, PerceptualConfig, PerceptualLoss, draw_view
 from dalle.models.dvae.config import DVAEConfig
 from dalle.precision import in_float32, without_autocast
 from dalle.seeds import torch_generator
@@ -27,8 +31,8 @@ from dalle.training.flops import EncodingCost, ImageCost, forward_flops
 from dalle.training.optimizer import OptimizerConfig
 from dalle.training.schedules import Schedule
 
-STEPS = 8  # sampling steps in validation and previews
 PREVIEW_IMAGES = 8
+VALIDATION_VIEW = LARGEST_VIEW._replace(enlargement=1.0)
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class DecoderStageConfig(StageDataConfig):
     name: str = "decoder"
     # code_channels, code_side and image_vocabulary come from the dVAE, grid from the image size
     model: DecoderConfig = field(default_factory=DecoderConfig)
+    perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)  # loss with model.one_step
     transform: str = "transformer"
     validation_images: int = 256
     steps: int = 200_000
@@ -71,6 +76,9 @@ class DecoderStageConfig(StageDataConfig):
     def example_loss(self, model: nn.Module, batch: tuple[Any, ...], ranks: int) -> Tensor:
         assert isinstance(model, DiffusionDecoder)
         images, time, noise, *condition = batch
+        if model.config.one_step:
+            perceptual_loss = PerceptualLoss(self.perceptual, pretrained=False)
+            return perceptual_loss(model.sharpen(model, Condition(*condition)), images, LARGEST_VIEW).mean()
         return velocity_errors(model, model, images, Condition(*condition), time, noise).mean()
 
     def encoding_cost(self, image_size: int, dvae: DVAEConfig) -> EncodingCost:
@@ -100,6 +108,7 @@ class DecoderStage:
         self.dvae = load_frozen_dvae(self.dvae_folder, self.data.image_size, context.device)
         model = config.model_for(self.data.image_size, self.dvae.config)
         self.model = DiffusionDecoder(model).to(context.device)
+        self.perceptual_loss = PerceptualLoss(config.perceptual).to(context.device) if model.one_step else None
 
     def batches(self, start: int) -> Iterator[EncodedBatch]:
         for batch in self.data.batches(start):
@@ -111,7 +120,10 @@ class DecoderStage:
     def loss(
         self, model: nn.Module, batch: EncodedBatch, step: int, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
-        """Compute the mean squared error of the velocity at random times."""
+        """Compute the perceptual loss, or the mean squared error of the velocity at random times."""
+        if self.perceptual_loss is not None:
+            decoded = self.model.sharpen(model, batch.condition)
+            return self.perceptual_loss(decoded, batch.images, draw_view(step)).mean(), {}
         time, noise = draw_noise(batch.images, generator)
         return velocity_errors(model, self.model, batch.images, batch.condition, time, noise).mean(), {}
 
@@ -133,8 +145,11 @@ class DecoderStage:
                 continue
             batch = self._encode(held_out)
             time, noise = self._validation_noise(held_out.first, batch.images)
-            decoded = model.sample(batch.condition, noise, STEPS)
-            errors = velocity_errors(model, self.model, batch.images, batch.condition, time, noise)
+            decoded = model.sample(batch.condition, noise)
+            if self.perceptual_loss is not None:
+                errors = self.perceptual_loss(decoded, batch.images, VALIDATION_VIEW)
+            else:
+                errors = velocity_errors(model, self.model, batch.images, batch.condition, time, noise)
             sums["loss"] += errors.sum().item()
             sums["rmse"] += squared_errors(decoded, batch.images).sum().item()
             sums["dvae_rmse"] += squared_errors(batch.condition.reconstruction, batch.images).sum().item()
@@ -154,7 +169,7 @@ class DecoderStage:
             {
                 "held-out images": images,
                 "by the dVAE's decoder": self.dvae.decode(tokens),
-                f"by the diffusion decoder, {STEPS} steps": model.decode(self.dvae, tokens, noise, STEPS),
+                f"by the diffusion decoder, steps: {model.num_steps(None)}": model.decode(self.dvae, tokens, noise),
             }
         )
 

