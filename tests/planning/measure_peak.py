@@ -59,6 +59,7 @@ STAGE_MODELS: dict[str, Any] = {  # by stage and kind
     "clip": CLIP,
     "clip resnet": replace(CLIP, image_encoder="resnet", image_width=16, image_blocks=(1, 1, 1, 1), image_heads=8),
     "decoder": DecoderConfig(width=64, levels=2, blocks=1, patch=2),
+    "decoder of one step": DecoderConfig(width=64, levels=2, blocks=1, patch=2, one_step=True),
 }
 TRANSFORMER = TransformerStageConfig(
     model=MODEL, steps=2, batch_size=8, precision="float32", ema=EMAConfig(0.9), save_every=0, log_every=0

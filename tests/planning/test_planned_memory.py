@@ -10,6 +10,7 @@ import torch
 from measure_peak import (
     MODEL,
     SHARDED,
+    STAGE_MODELS,
     peak_of,
     peak_of_ddp,
     peak_of_update,
@@ -136,7 +137,7 @@ def test_memory_is_counted_until_it_is_freed():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"precision": "bfloat16"}], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["dvae", "dvae of many codes", "clip", "clip resnet", "decoder"])
+@pytest.mark.parametrize("name", list(STAGE_MODELS))
 def test_planned_memory_of_each_stage_is_within_a_tenth_of_the_measured_peak(name, changes, tmp_path):
     planned, measured = planned_and_measured_stage(name, tmp_path, **changes)
     assert planned == pytest.approx(measured, rel=0.1)
