@@ -24,7 +24,7 @@ from dalle.seeds import numpy_generator
 VERSIONS = (1, 2)  # of EfficientNet-lite; evaluation measures in features of version 0
 ENLARGEMENTS = (1.0, 1.0, 1.25, 1.5)  # factors of an image's side, each as probable as the others
 MAX_SHIFT = 8  # pixels
-MIN_SPREAD = 0.01  # lower bound of the spread of features that their error is divided by
+MIN_SPREAD = 0.01  # added to the standard deviation of a channel
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class PerceptualLoss(nn.Module):
         with torch.no_grad():
             image_features = feature_maps(network, apply_view(images, view))
         decoded_features = feature_maps(network, apply_view(decoded, view))
-        pairs = zip(decoded_features, image_features, strict=True)
-        features = torch.stack([feature_errors(found, target) for found, target in pairs]).mean(dim=0)
+        maps = zip(decoded_features, image_features, strict=True)
+        features = torch.stack([feature_errors(decoded_map, target) for decoded_map, target in maps]).mean(dim=0)
         pixels = pixel_errors(decoded, images, self.config.chroma)
         return self.config.features * features + self.config.pixels * pixels
 
@@ -118,19 +118,20 @@ def feature_maps(network: Any, images: Tensor) -> list[Tensor]:
 
 
 @in_float32
-def feature_errors(found: Tensor, target: Tensor) -> Tensor:
-    """Compute the mean absolute error of each image's features, divided by their spread: (b, c, h, w) twice -> (b,).
+def feature_errors(decoded: Tensor, target: Tensor) -> Tensor:
+    """Compute the mean absolute error of each image's features: (b, c, h, w) twice -> (b,).
 
-    The spread is the mean absolute difference of the target's features to their mean over all positions.
+    The error of a channel is in units of its standard deviation over the positions of the target. So channels that the
+    image leaves silent, and the decoded one must not activate, weigh most (docs/lab.md).
     """
-    spread = reduce((target - target.mean(dim=(2, 3), keepdim=True)).abs(), "b c h w -> b", "mean")
-    return reduce((found - target).abs(), "b c h w -> b", "mean") / spread.clamp(min=MIN_SPREAD)
+    spread = target.std(dim=(2, 3), keepdim=True) + MIN_SPREAD
+    return reduce((decoded - target).abs() / spread, "b c h w -> b", "mean")
 
 
 @in_float32
-def pixel_errors(found: Tensor, target: Tensor, chroma: float) -> Tensor:
+def pixel_errors(decoded: Tensor, target: Tensor, chroma: float) -> Tensor:
     """Compute the mean absolute error of brightness, and `chroma` times that of colour: (b, 3, h, w) twice -> (b,)."""
-    error = found - target
+    error = decoded - target
     brightness = error.mean(dim=1, keepdim=True)
     colour = reduce((error - brightness).abs(), "b c h w -> b", "mean")
     return reduce(brightness.abs(), "b c h w -> b", "mean") + chroma * colour
