@@ -28,7 +28,7 @@ from dalle.data.coco import CocoConfig
 from dalle.data.emoji import EmojiConfig
 from dalle.data.folder import FolderConfig
 from dalle.data.loader import image_batches
-from dalle.data.transforms import inference_crop, transform_named
+from dalle.data.transforms import get_transform, inference_crop
 from dalle.data.webdataset import WebdatasetConfig
 
 IMAGE_SIZE = 256
@@ -157,7 +157,7 @@ def read_all(source: Any, order: list[int]) -> None:
 
 
 def load(source: Any, transform: str, steps: int) -> None:
-    for _ in islice(image_batches(source, transform_named(transform), batch_size=BATCH, seed=0), steps):
+    for _ in islice(image_batches(source, get_transform(transform), batch_size=BATCH, seed=0), steps):
         pass
 
 

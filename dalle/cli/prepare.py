@@ -17,7 +17,7 @@ from dalle.cli.prepare_config import PrepareConfig
 from dalle.data import open_source
 from dalle.data.audit.datasheet import write_datasheet
 from dalle.data.audit.provenance import find_provenance
-from dalle.data.audit.stage_data import name_stages, recorded
+from dalle.data.audit.stage_data import name_stages, stages_with_data
 from dalle.data.audit.survey import Survey
 from dalle.data.audit.survey_report import PAGE, write_survey
 from dalle.data.image_file import read_image_file
@@ -45,18 +45,20 @@ def main(config: PrepareConfig) -> None:
     settings = vars(config) | {"import": import_name(config)}
     if config.datasheet is not None and config.sources is None:
         raise ValueError("datasheet= needs a checkpoint: sources=<folder>")
-    given = [task for task in TASKS if settings[task.setting] is not None]
-    task = given[0] if given else None
+    requested = [task for task in TASKS if settings[task.setting] is not None]
+    task = requested[0] if requested else None
     if task is None or (task.needs_data and config.data is None):
         imports = " or ".join(f"import={name}" for name in IMPORTS)
         raise ValueError(f"nothing to prepare: give {imports}, or a data set, as in data=folder data.path=my/pictures")
-    if other := next((other_task.setting for other_task in given[1:] if other_task.setting not in task.reads), None):
-        raise ValueError(f"{task.setting}= and {other}= are separate tasks: run prepare.py once for each")
+    if other_setting := next(
+        (other_task.setting for other_task in requested[1:] if other_task.setting not in task.reads), None
+    ):
+        raise ValueError(f"{task.setting}= and {other_setting}= are separate tasks: run prepare.py once for each")
     options = [name for name in ("push", "revision", "private", "card") if settings[name] not in (None, False)]
     if config.export is None and options:
         raise ValueError(f"{options[0]}= needs a checkpoint to export: export=<folder>")
-    if config.push is None and (unused := [name for name in options if name != "card"]):
-        raise ValueError(f"{unused[0]}= needs a repository to upload to: push=<user/name>")
+    if config.push is None and (unused_options := [name for name in options if name != "card"]):
+        raise ValueError(f"{unused_options[0]}= needs a repository to upload to: push=<user/name>")
     task.run(config)
 
 
@@ -128,12 +130,12 @@ def list_sources(config: PrepareConfig) -> None:
         print(f"datasheet {folder}: {', '.join(path.name for path in files)}")
     if config.out is None:
         return
-    known = recorded(name_stages(models))
-    if not known:
+    recorded_models = stages_with_data(name_stages(models))
+    if not recorded_models:
         raise ValueError(f"out={config.out}: no model of sources={config.sources} has a record of its training data")
     folder = empty_folder(config.out)
     with atomic_folder(folder) as temporary:
-        for name, model in known.items():
+        for name, model in recorded_models.items():
             with open(temporary / f"{name}.txt", "w", encoding="utf-8", errors="surrogateescape") as file:
                 file.writelines(f"{key}\n" for key in model.record_keys())
     for model in models:
@@ -195,8 +197,8 @@ def survey_data(config: PrepareConfig) -> None:
     folder = empty_folder(config.out or unused_path(Path("outputs", "survey", config.data.name)))
     survey = Survey.of(config.data, config.vocabulary, config.text_positions, config.limit, config.workers)
     with atomic_folder(folder) as temporary:
-        found = write_survey(survey, temporary)
-    print("\n".join(found))
+        findings = write_survey(survey, temporary)
+    print("\n".join(findings))
     print(f"page      {folder / PAGE}")
 
 

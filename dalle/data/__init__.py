@@ -31,26 +31,26 @@ DATA_SETS: Registry[Source] = Registry(
 )
 
 
-def config_from_dict(written: Mapping[str, Any]) -> Any:
+def config_from_dict(settings: Mapping[str, Any]) -> Any:
     """Rebuild a config from the dict of `dataclasses.asdict`, which a checkpoint has in its meta.
 
     Raises ValueError for a data set or settings that are unknown.
     """
-    config = DATA_SETS.lookup(written.get("name")).config
+    config = DATA_SETS.lookup(settings.get("name")).config
     assert config is not None
-    if unknown := list(_unknown_settings(written, config())):
+    if unknown := list(_unknown_settings(settings, config())):
         raise ValueError(
-            f"data={written['name']} has no setting {', '.join(unknown)} in this version: the checkpoint may be of a "
+            f"data={settings['name']} has no setting {', '.join(unknown)} in this version: the checkpoint may be of a "
             "newer version, so update the code"
         )
-    return config(**written)
+    return config(**settings)
 
 
-def _unknown_settings(written: Mapping[str, Any], default: Any, prefix: str = "data.") -> Iterator[str]:
-    """Yield the names of settings in `written` that the dataclass of `default` and those within it do not have."""
-    known = {field.name for field in fields(default)}
-    for name, value in written.items():
-        if name not in known:
+def _unknown_settings(settings: Mapping[str, Any], default: Any, prefix: str = "data.") -> Iterator[str]:
+    """Yield the names in `settings` that the dataclass of `default` and those within it do not have."""
+    field_names = {field.name for field in fields(default)}
+    for name, value in settings.items():
+        if name not in field_names:
             yield f"{prefix}{name}"
         elif isinstance(value, Mapping) and is_dataclass(nested := getattr(default, name)):
             yield from _unknown_settings(value, nested, f"{prefix}{name}.")

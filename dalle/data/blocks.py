@@ -98,9 +98,11 @@ class BlocksSource:
 
     def digest(self) -> str:
         """Return a digest of the config, the split and the first scenes, which also reflect changes of this code."""
-        first = [self[index] for index in range(min(8, len(self)))]
-        shown = b"".join(record.image.tobytes() for record in first)
-        return digest_of(repr((self.config, self.split, [record.captions for record in first])).encode(), shown)
+        first_records = [self[index] for index in range(min(8, len(self)))]
+        pixels = b"".join(record.image.tobytes() for record in first_records)
+        return digest_of(
+            repr((self.config, self.split, [record.captions for record in first_records])).encode(), pixels
+        )
 
     def _captions(self, scene: Scene, index: int) -> tuple[str, ...]:
         captions = wordings(scene.statement)

@@ -23,31 +23,35 @@ _NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}  # scenes have at most t
 _MAX_WORDS = 20
 
 
-def _noun_phrase(thing: NounPhrase) -> str:
-    adjectives = f"{thing.size} {thing.colour}" if thing.size else thing.colour
-    if thing.count > 1:
-        return f"{_NUMBERS[thing.count]} {adjectives} {thing.shape}{'es' if thing.shape == 'cross' else 's'}"
-    return f"{'an' if adjectives[0] in 'aeiou' else 'a'} {adjectives} {thing.shape}"
+def _noun_phrase(phrase: NounPhrase) -> str:
+    adjectives = f"{phrase.size} {phrase.colour}" if phrase.size else phrase.colour
+    if phrase.count > 1:
+        return f"{_NUMBERS[phrase.count]} {adjectives} {phrase.shape}{'es' if phrase.shape == 'cross' else 's'}"
+    return f"{'an' if adjectives[0] in 'aeiou' else 'a'} {adjectives} {phrase.shape}"
 
 
 def wordings(statement: Statement) -> list[str]:
     """Return all captions of `statement`. They have the same meaning and at most 20 words each."""
-    phrases = [_noun_phrase(thing) for thing in statement.described]
+    phrases = [_noun_phrase(phrase) for phrase in statement.described]
     match statement.relations:
         case ():
             orders = permutations(phrases)
-            bare = [" and ".join(filter(None, [", ".join(order[:-1]), order[-1]])) for order in orders]
+            plain_captions = [" and ".join(filter(None, [", ".join(order[:-1]), order[-1]])) for order in orders]
         case (Relation(subject, name, object_),):
             a, b = phrases[subject], phrases[object_]
-            bare = [f"{a} {words} {b}" for words in _PLAIN_WORDS[name]]
-            bare += [f"{b} with {a} {words}" for words in _WITH_WORDS[name]]
+            plain_captions = [f"{a} {words} {b}" for words in _PLAIN_WORDS[name]]
+            plain_captions += [f"{b} with {a} {words}" for words in _WITH_WORDS[name]]
         case (first, second):
             a, b, c = phrases[first.subject], phrases[first.object], phrases[second.object]
-            also = " and " if first.subject == second.subject else " "  # else `second` is about b
-            ways = zip(_PLAIN_WORDS[first.name], _PLAIN_WORDS[second.name], strict=True)
-            bare = [f"{a} {one} {b}{also}{two} {c}" for one, two in ways]
+            conjunction = " and " if first.subject == second.subject else " "  # else `second` is about b
+            word_pairs = zip(_PLAIN_WORDS[first.name], _PLAIN_WORDS[second.name], strict=True)
+            plain_captions = [
+                f"{a} {first_words} {b}{conjunction}{second_words} {c}" for first_words, second_words in word_pairs
+            ]
         case _:
             raise ValueError(f"captions state at most 2 relations, not {len(statement.relations)}")
-    there = [("there is " if words.startswith("a") else "there are ") + words for words in bare]
-    every = bare + there + [f"a picture of {words}" for words in bare]
-    return [words for words in every if words.count(" ") < _MAX_WORDS]
+    existential_captions = [
+        ("there is " if caption.startswith("a") else "there are ") + caption for caption in plain_captions
+    ]
+    all_captions = plain_captions + existential_captions + [f"a picture of {caption}" for caption in plain_captions]
+    return [caption for caption in all_captions if caption.count(" ") < _MAX_WORDS]

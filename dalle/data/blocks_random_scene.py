@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 PAIRS = tuple(product(OUTLINES, COLOURS))
 HELD_OUT = (("circle", "orange"), ("square", "green"), ("triangle", "purple"), ("cross", "blue"))
-SEEN = tuple(pair for pair in PAIRS if pair not in HELD_OUT)
+TRAINING_PAIRS = tuple(pair for pair in PAIRS if pair not in HELD_OUT)
 
 MARGIN = 0.03  # between a shape and the image's edge
 GAP = 0.06  # between two shapes that do not touch
@@ -41,7 +41,7 @@ KINDS = {
     "stack": (0.03, (1, 1, 1)),
 }
 _CUMULATIVE_SHARES = np.cumsum([share for share, _ in KINDS.values()])
-_TIMES_UNSIZED = 0.15  # probability that a noun phrase omits the size
+_UNSIZED_PROBABILITY = 0.15  # probability that a noun phrase omits the size
 _RADIUS_SUM = 0.53  # three different shapes: at most two large ones, else they do not fit
 _STACK_RADIUS_SUM = 0.45  # at most one large shape, else the stack exceeds the image
 
@@ -65,7 +65,7 @@ def _relations(kind: str, generator: np.random.Generator) -> tuple[Relation, ...
 
 
 def _pairs(number: int, novel: bool, generator: np.random.Generator) -> list[tuple[str, str]]:
-    pairs = [_pick(PAIRS if novel else SEEN, generator) for _ in range(number)]
+    pairs = [_pick(PAIRS if novel else TRAINING_PAIRS, generator) for _ in range(number)]
     if novel:
         pairs[int(generator.integers(number))] = _pick(HELD_OUT, generator)
     return pairs
@@ -87,18 +87,20 @@ def random_scene(generator: np.random.Generator, lattice: int, radius_jitter: fl
     """
     kind = tuple(KINDS)[int(np.searchsorted(_CUMULATIVE_SHARES, generator.random() * _CUMULATIVE_SHARES[-1]))]
     counts = KINDS[kind][1]
-    things, relations = random_objects(kind, generator, novel)
-    attributes = [thing for thing, n in zip(things, counts, strict=True) for _ in range(n)]
+    described_objects, relations = random_objects(kind, generator, novel)
+    attributes = [
+        described_object for described_object, n in zip(described_objects, counts, strict=True) for _ in range(n)
+    ]
     jitter = generator.uniform(1 - radius_jitter, 1 + radius_jitter, len(attributes))
     radii = np.array([RADII[size] for _, _, size in attributes]) * jitter
     centres = _layout([shape for shape, _, _ in attributes], radii, relations, lattice, generator)
     placed = zip(attributes, centres.tolist(), radii.tolist(), strict=True)
-    objects = tuple(SceneObject(*what, x, y, radius) for what, (x, y), radius in placed)
+    objects = tuple(SceneObject(*shape_colour_size, x, y, radius) for shape_colour_size, (x, y), radius in placed)
 
-    stated_sizes = [None if generator.random() < _TIMES_UNSIZED else size for _, _, size in things]
+    stated_sizes = [None if generator.random() < _UNSIZED_PROBABILITY else size for _, _, size in described_objects]
     described = (
         NounPhrase(shape, colour, size, n)
-        for (shape, colour, _), size, n in zip(things, stated_sizes, counts, strict=True)
+        for (shape, colour, _), size, n in zip(described_objects, stated_sizes, counts, strict=True)
     )
     return Scene(objects, Statement(tuple(described), relations))
 
@@ -147,18 +149,18 @@ def _layout(
             if lattice:  # a small shape on a large one is half a step off its centre
                 centres[:, upper] = _snapped(centres[:, upper], half[upper], lattice)
             centres[:, upper, 1] = centres[:, lower, 1] - half[lower, 1] - half[upper, 1]
-        good = ((centres >= low) & (centres <= high)).all(axis=(1, 2))
-        for one, other in combinations(range(len(shapes)), 2):
-            if frozenset((one, other)) not in touching:
-                apart = np.abs(centres[:, one] - centres[:, other]) - half[one] - half[other]
-                good &= apart.max(axis=1) >= GAP
+        is_valid = ((centres >= low) & (centres <= high)).all(axis=(1, 2))
+        for i, j in combinations(range(len(shapes)), 2):
+            if frozenset((i, j)) not in touching:
+                apart = np.abs(centres[:, i] - centres[:, j]) - half[i] - half[j]
+                is_valid &= apart.max(axis=1) >= GAP
         for subject, name, object_ in relations:
             step = centres[:, subject] - centres[:, object_]
             along = step @ np.array(DIRECTIONS[name])
             across = np.abs(step).sum(axis=1) - np.abs(along)
-            good &= along >= 2 * across  # the named axis dominates, so the relation is not ambiguous
-        if good.any():
-            return centres[good.argmax()]
+            is_valid &= along >= 2 * across  # the named axis dominates, so the relation is not ambiguous
+        if is_valid.any():
+            return centres[is_valid.argmax()]
 
 
 def _snapped(centres: np.ndarray, half: np.ndarray, lattice: int) -> np.ndarray:

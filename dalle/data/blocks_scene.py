@@ -88,8 +88,8 @@ class SceneObject(NamedTuple):
 class Scene:
     """Content of one image: all of its shapes, and a true statement about them."""
 
-    pieces: tuple[SceneObject, ...]
-    statement: Statement  # true for the pieces; describes all of them
+    objects: tuple[SceneObject, ...]
+    statement: Statement  # true for the objects; describes all of them
 
 
 def draw(scene: Scene, size: int) -> Image.Image:
@@ -97,7 +97,7 @@ def draw(scene: Scene, size: int) -> Image.Image:
     side = size * SUPERSAMPLING
     image = Image.new("RGB", (side, side), BACKGROUND)
     canvas = ImageDraw.Draw(image)
-    for piece in scene.pieces:
-        corners = (OUTLINES[piece.shape] * piece.radius + (piece.x, piece.y)) * side - 0.5
-        canvas.polygon(corners.ravel().tolist(), fill=COLOURS[piece.colour])
+    for scene_object in scene.objects:
+        corners = (OUTLINES[scene_object.shape] * scene_object.radius + (scene_object.x, scene_object.y)) * side - 0.5
+        canvas.polygon(corners.ravel().tolist(), fill=COLOURS[scene_object.colour])
     return image.reduce(SUPERSAMPLING)

@@ -28,26 +28,26 @@ def group_by_image(
 
     A record has the captions and addresses of all its rows. Rows of missing images are counted in `warnings`.
     """
-    captions, captioned, urls, addressed = StringArrayBuilder(), array("q"), StringArrayBuilder(), array("q")
-    named = np.zeros(len(image_numbers), bool)
+    captions, caption_owners, urls, url_owners = StringArrayBuilder(), array("q"), StringArrayBuilder(), array("q")
+    is_named = np.zeros(len(image_numbers), bool)
     for row in rows:
         number = image_numbers.get(normalize_path(row.file))
         if number is None:
             warnings.add("rows whose image does not exist", row.file)
             continue
-        named[number] = True
+        is_named[number] = True
         for caption in row.captions:
             captions.add(
                 clean_caption(caption)[: MAX_CAPTION_CHARACTERS + 1]
             )  # one more than allowed, so that long ones are counted later
-            captioned.append(number)
+            caption_owners.append(number)
         for url in row.urls:
             urls.add(clean_caption(url))
-            addressed.append(number)
-    captions_of = RaggedStrings.from_owners(np.array(captioned, np.int64), captions.build(), len(image_numbers))
-    urls_of = RaggedStrings.from_owners(np.array(addressed, np.int64), urls.build(), len(image_numbers))
+            url_owners.append(number)
+    captions_of = RaggedStrings.from_owners(np.array(caption_owners, np.int64), captions.build(), len(image_numbers))
+    urls_of = RaggedStrings.from_owners(np.array(url_owners, np.int64), urls.build(), len(image_numbers))
     for path, number in image_numbers.items():
-        yield bool(named[number]), RawRecord(path, captions_of[number], urls_of[number])
+        yield bool(is_named[number]), RawRecord(path, captions_of[number], urls_of[number])
 
 
 def normalize_path(file: str) -> str:

@@ -196,8 +196,8 @@ def emoji_captions(name: str, tones: list[str], aliases: Iterable[str], keywords
     captions = [text]
     for bare in [name, *filter(USABLE.fullmatch, aliases)]:
         captions.append(": ".join(filter(None, [bare, ", ".join(tones)])))
-    known = IGNORED_KEYWORDS.union(re.findall(r"[\w']+", " ".join(captions).lower()))
+    known_words = IGNORED_KEYWORDS.union(re.findall(r"[\w']+", " ".join(captions).lower()))
     for keyword in filter(USABLE.fullmatch, keywords):
-        if not known.issuperset(keyword.lower().split()):
+        if not known_words.issuperset(keyword.lower().split()):
             captions.append(f"{text}, {keyword.lower()}")
     return tuple(dict.fromkeys(captions))

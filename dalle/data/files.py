@@ -98,10 +98,10 @@ class FileSource(ABC):
         splits = list(splits)
         for split in splits:
             check_split(config, split)
-        both = cls(config, None)
-        opened: dict[str, FileSource] = {split: copy(both) for split in splits}
+        all_records = cls(config, None)
+        opened: dict[str, FileSource] = {split: copy(all_records) for split in splits}
         for split, source in opened.items():
-            source._index = both._index_of(split)
+            source._index = all_records._index_of(split)
         return opened
 
     @abstractmethod
@@ -125,7 +125,7 @@ class FileSource(ABC):
             data = self.read(index)
         except OSError as problem:
             raise UnreadableRecord(key, f"{type(problem).__name__}: {problem}") from problem
-        if self.opt_out.holds(data):
+        if self.opt_out.lists_file(data):
             raise UnreadableRecord(key, "opted out by hash")
         # augmentations use up to 12/8 of the model's image size
         return Record(decode_image(data, key, 2 * self.image_size), self._index.captions[index], key)
@@ -155,7 +155,7 @@ class FileSource(ABC):
         Files are told apart by size and modification time, so a copy has the same digest only if it keeps the times.
         Checkpoints and token caches contain the digest.
         """
-        return digest_of(*self._index.parts(), self.file_stats(), self.opt_out.hashes)
+        return digest_of(*self._index.buffers(), self.file_stats(), self.opt_out.hashes)
 
     def _index_of(self, split: str) -> Index:
         """Return the index of one split of all records."""
@@ -196,34 +196,34 @@ class FileSource(ABC):
 
         Unreadable images stay and are reported when read.
         """
-        rows = []
+        indices = []
         for index, key in enumerate(with_progress(self._index.keys, len(self._index), "reading sizes")):
             size = self.size(index)
             if size is not None and exceeds_aspect_ratio(size, max_aspect_ratio):
                 self.dropped.add(f"with an aspect ratio over {max_aspect_ratio:g}", key)
             else:
-                rows.append(index)
-        return np.array(rows, np.int64)
+                indices.append(index)
+        return np.array(indices, np.int64)
 
     def _log_dropped(self) -> None:
         """Log how many records are used and left out, by reason. Raises ValueError if no record is left."""
         remaining = len(self._index)
-        parts = [f"{remaining:,} of {remaining + sum(self.dropped.values()):,} records are used"]
-        parts += [f"left out: {self.dropped}"] if self.dropped else []
-        parts += [f"warnings: {self.warnings}"] if self.warnings else []
+        messages = [f"{remaining:,} of {remaining + sum(self.dropped.values()):,} records are used"]
+        messages += [f"left out: {self.dropped}"] if self.dropped else []
+        messages += [f"warnings: {self.warnings}"] if self.warnings else []
         if unmatched := self.opt_out.unmatched():
-            parts.append(
+            messages.append(
                 f"{len(unmatched):,} entries of data.opt_out match no record, such as {printable(unmatched[0])}"
             )
         if NO_CAPTION in self.dropped:
-            parts.append(
+            messages.append(
                 "data.allow_missing_captions=true keeps images without a caption in all stages but stage=clip, which "
                 "needs captions, as the evaluation of a transformer does"
             )
-        message = f"data.path={printable(self.config.path)}: {'; '.join(parts)}"
+        message = f"data.path={printable(self.config.path)}: {'; '.join(messages)}"
         if remaining == 0:
             raise ValueError(message)
-        if len(parts) > 1:
+        if len(messages) > 1:
             warn_once(message)
 
 
@@ -245,10 +245,10 @@ def validation_mask(keys: StringArray, share: float) -> np.ndarray:
     Exception: of two or more records at least one is held out and at least one is not. A single record is not.
     """
     digests = (hashlib.blake2b(keys.encoded(index), digest_size=8).digest() for index in range(len(keys)))
-    position = np.frombuffer(b"".join(digests), ">u8") / 2**64
-    mask = position < share
-    mask[position.argmin()] = True
-    mask[position.argmax()] = False
+    fractions = np.frombuffer(b"".join(digests), ">u8") / 2**64
+    mask = fractions < share
+    mask[fractions.argmin()] = True
+    mask[fractions.argmax()] = False
     return mask
 
 

@@ -54,17 +54,17 @@ class CaptionFilter:
 
     def __init__(self, config: FiltersConfig):
         self.config = config
-        self.boilerplate = [_compiled(pattern) for pattern in config.boilerplate]
-        self.languages = _detector(config.languages) if config.languages else None
+        self.boilerplate = [_compile_pattern(pattern) for pattern in config.boilerplate]
+        self.detect_languages = _detector(config.languages) if config.languages else None
 
     def __call__(self, caption: str) -> str | None:
         """Return the reason to leave out the caption, or None to keep it."""
         if len(caption.split()) < self.config.min_words or len(caption) < self.config.min_characters:
             return "with captions too short"
-        bare = caption.strip(" .,!")
-        if any(pattern.fullmatch(bare) for pattern in self.boilerplate):
+        stripped = caption.strip(" .,!")
+        if any(pattern.fullmatch(stripped) for pattern in self.boilerplate):
             return "with boilerplate captions"
-        if self.languages and not is_in(self.config.languages, self.languages(caption)):
+        if self.detect_languages and not may_be_in(self.config.languages, self.detect_languages(caption)):
             return "with captions in other languages"
         return None
 
@@ -74,7 +74,7 @@ def exceeds_aspect_ratio(size: tuple[int, int], max_aspect_ratio: float) -> bool
     return max(size) > max_aspect_ratio * min(size)
 
 
-def is_in(languages: list[str], scores: Mapping[str, float]) -> bool:
+def may_be_in(languages: list[str], scores: Mapping[str, float]) -> bool:
     """Return True if a caption may be in one of `languages`, given the log-probability of each language.
 
     Detection is uncertain for short captions. A caption is rejected only if another language is more probable than
@@ -83,7 +83,7 @@ def is_in(languages: list[str], scores: Mapping[str, float]) -> bool:
     return max(scores.values()) - max(scores[language] for language in languages) <= MARGIN
 
 
-def _compiled(pattern: str) -> re.Pattern[str]:
+def _compile_pattern(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern.replace("<date>", DATE), re.IGNORECASE)
     except re.error as problem:
@@ -97,7 +97,9 @@ def _detector(languages: list[str]) -> Callable[[str], Mapping[str, float]]:
             "data.filters.languages=[] to keep every language"
         )
     rank = import_module(DETECTOR).rank
-    known = {language for language, _ in rank("")}
-    if unknown := [language for language in languages if language not in known]:
-        raise ValueError(f"filters.languages: {DETECTOR} does not know {unknown}; it knows {', '.join(sorted(known))}")
+    supported = {language for language, _ in rank("")}
+    if unknown := [language for language in languages if language not in supported]:
+        raise ValueError(
+            f"filters.languages: {DETECTOR} does not know {unknown}; it knows {', '.join(sorted(supported))}"
+        )
     return lambda caption: {language: float(score) for language, score in rank(caption)}

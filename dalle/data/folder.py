@@ -51,9 +51,10 @@ class ImageFolder(FileSource):
             raise ValueError(f"data.path={self.config.path}: there is no such folder")
         paths = list_images(self.root, self.warnings)
         if not paths:
-            others = f"; skipped: {self.warnings}" if self.warnings else ""
+            skipped_note = f"; skipped: {self.warnings}" if self.warnings else ""
             raise ValueError(
-                f"data.path={self.config.path}: no image ({', '.join(SUFFIXES)}) in it or in its sub-folders{others}"
+                f"data.path={self.config.path}: no image ({', '.join(SUFFIXES)}) in it or in its sub-folders"
+                f"{skipped_note}"
             )
         return {path: number for number, path in enumerate(paths)}
 
@@ -108,7 +109,7 @@ def list_images(root: Path, warnings: SkipCounter) -> list[str]:
 
     Counts in `warnings` the text files without an image of the same name and the files of unsupported types.
     """
-    found: list[bytes] = []
+    encoded_paths: list[bytes] = []
     texts: list[str] = []
     folders = [""]
     while folders:
@@ -122,7 +123,7 @@ def list_images(root: Path, warnings: SkipCounter) -> list[str]:
                         folders.append(f"{prefix}{entry.name}/")
                     elif entry.name.lower().endswith(SUFFIXES) and not entry.is_dir():
                         if entry.is_file():  # reading a pipe would never end
-                            found.append(os.fsencode(prefix + entry.name))
+                            encoded_paths.append(os.fsencode(prefix + entry.name))
                         else:
                             warnings.add("names that lead to no file", prefix + entry.name)
                     elif entry.name.lower().endswith(".txt"):
@@ -131,7 +132,7 @@ def list_images(root: Path, warnings: SkipCounter) -> list[str]:
                         warnings.add(unsupported_reason(entry.name), prefix + entry.name)
         except OSError:
             warnings.add("folders that cannot be opened", prefix or str(root))
-    paths = [os.fsdecode(path) for path in sorted(found)]
+    paths = [os.fsdecode(path) for path in sorted(encoded_paths)]
     stems = {path.rpartition(".")[0] for path in paths}
     for text in sorted(texts):
         stem = text[: -len(".txt")]

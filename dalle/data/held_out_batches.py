@@ -69,8 +69,8 @@ def _shares(source: Source, count: int, batch_size: int) -> Iterator[HeldOutBatc
         samples, own_unreadable = _read(source, range(begin, end))
         gathered = distributed.all_gather_object((len(samples), own_unreadable))
         images = [readable for readable, _ in gathered]
-        for _, of_rank in gathered:
-            unreadable |= of_rank
+        for _, rank_unreadable in gathered:
+            unreadable |= rank_unreadable
         yield _collate(samples, own_unreadable, source.image_size, first=image + sum(images[:rank]))
         record, image = record + records, image + sum(images)
     if not image:

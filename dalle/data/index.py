@@ -44,11 +44,11 @@ class StringArray:
             raise IndexError(f"index {index} is outside of {len(self)} strings")
         return self.blob[self.offsets[index] : self.offsets[index + 1]]
 
-    def take(self, rows: np.ndarray) -> "StringArray":
-        """Return the strings at `rows` (m, int64), in that order."""
-        lengths = np.diff(self.offsets)[rows]
+    def take(self, indices: np.ndarray) -> "StringArray":
+        """Return the strings at `indices` (m, int64), in that order."""
+        lengths = np.diff(self.offsets)[indices]
         # copy consecutive rows in one slice: most selections keep long runs
-        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else []
+        runs = np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1) if len(indices) else []
         view = memoryview(self.blob)
         blob = b"".join(view[self.offsets[run[0]] : self.offsets[run[-1] + 1]] for run in runs)
         return StringArray(blob, np.r_[0, np.cumsum(lengths)])
@@ -75,28 +75,30 @@ class StringArrayBuilder:
 class RaggedStrings:
     """Ragged array of strings: a tuple of strings for each record, such as its captions."""
 
-    def __init__(self, strings: StringArray, first: np.ndarray):
+    def __init__(self, strings: StringArray, offsets: np.ndarray):
         self.strings = strings
-        self.first = first  # (n + 1) int64; record i has strings[first[i] : first[i + 1]]
+        self.offsets = offsets  # (n + 1) int64; record i has strings[offsets[i] : offsets[i + 1]]
 
     @classmethod
     def from_owners(cls, owners: np.ndarray, strings: StringArray, records: int) -> "RaggedStrings":
         """Group strings by record: string j goes to record owners[j]. StringArray of a record keep their order."""
-        first = np.r_[0, np.cumsum(np.bincount(owners, minlength=records))]
-        return cls(strings.take(np.argsort(owners, kind="stable")), first)
+        offsets = np.r_[0, np.cumsum(np.bincount(owners, minlength=records))]
+        return cls(strings.take(np.argsort(owners, kind="stable")), offsets)
 
     def __len__(self) -> int:
-        return len(self.first) - 1
+        return len(self.offsets) - 1
 
     def __getitem__(self, index: int) -> tuple[str, ...]:
-        return tuple(self.strings[position] for position in range(self.first[index], self.first[index + 1]))
+        return tuple(self.strings[position] for position in range(self.offsets[index], self.offsets[index + 1]))
 
-    def take(self, rows: np.ndarray) -> "RaggedStrings":
-        """Return the tuples at `rows` (m, int64), in that order."""
-        lengths = np.diff(self.first)[rows]
-        first = np.r_[0, np.cumsum(lengths)]
-        within = np.arange(first[-1]) - np.repeat(first[:-1], lengths)
-        return RaggedStrings(self.strings.take(np.repeat(self.first[rows], lengths) + within), first)
+    def take(self, indices: np.ndarray) -> "RaggedStrings":
+        """Return the tuples at `indices` (m, int64), in that order."""
+        lengths = np.diff(self.offsets)[indices]
+        offsets = np.r_[0, np.cumsum(lengths)]
+        positions_in_record = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+        return RaggedStrings(
+            self.strings.take(np.repeat(self.offsets[indices], lengths) + positions_in_record), offsets
+        )
 
 
 @dataclass(frozen=True)
@@ -110,14 +112,21 @@ class Index:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def take(self, rows: np.ndarray) -> "Index":
-        """Return the records at `rows` (m, int64), in that order."""
-        return Index(self.keys.take(rows), self.captions.take(rows), self.locations[rows])
+    def take(self, indices: np.ndarray) -> "Index":
+        """Return the records at `indices` (m, int64), in that order."""
+        return Index(self.keys.take(indices), self.captions.take(indices), self.locations[indices])
 
-    def parts(self) -> tuple[bytes | np.ndarray, ...]:
+    def buffers(self) -> tuple[bytes | np.ndarray, ...]:
         """Return the buffers of all arrays in the index, to compute their digest."""
         keys, captions = self.keys, self.captions
-        return keys.blob, keys.offsets, captions.strings.blob, captions.strings.offsets, captions.first, self.locations
+        return (
+            keys.blob,
+            keys.offsets,
+            captions.strings.blob,
+            captions.strings.offsets,
+            captions.offsets,
+            self.locations,
+        )
 
 
 class IndexBuilder:
@@ -125,7 +134,7 @@ class IndexBuilder:
 
     def __init__(self) -> None:
         self._keys, self._captions = StringArrayBuilder(), StringArrayBuilder()
-        self._first = array("q", [0])
+        self._offsets = array("q", [0])
         self._locations = array("q")
 
     def add(self, key: str, captions: Iterable[str], location: Iterable[int] = ()) -> None:
@@ -133,22 +142,22 @@ class IndexBuilder:
         self._keys.add(key)
         for caption in captions:
             self._captions.add(caption)
-        self._first.append(len(self._captions))
+        self._offsets.append(len(self._captions))
         self._locations.extend(location)
 
     def build(self) -> Index:
         keys = self._keys.build()
         locations = np.array(self._locations, np.int64)
         width = len(locations) // max(1, len(keys))
-        captions = RaggedStrings(self._captions.build(), np.array(self._first, np.int64))
+        captions = RaggedStrings(self._captions.build(), np.array(self._offsets, np.int64))
         return Index(keys, captions, locations.reshape(len(keys), width))
 
 
 def digest_of(*parts: bytes | np.ndarray) -> str:
     """Return a digest of 32 hexadecimal digits that depends on the content and the length of each part."""
-    total = hashlib.blake2b(digest_size=16)
+    hasher = hashlib.blake2b(digest_size=16)
     for part in parts:
         content = part if isinstance(part, bytes) else part.tobytes()
-        total.update(len(content).to_bytes(8, "little"))
-        total.update(content)
-    return total.hexdigest()
+        hasher.update(len(content).to_bytes(8, "little"))
+        hasher.update(content)
+    return hasher.hexdigest()

@@ -63,30 +63,30 @@ class OptOut:
         )
 
     def _reasons(self, key: str, urls: Iterable[str], sha256: Iterable[str]) -> Iterator[str]:
-        if self.names and (found := self.names.intersection(_ends(key))):
-            self._matched |= found
+        if self.names and (matches := self.names.intersection(_path_suffixes(key))):
+            self._matched |= matches
             yield "opted out by key"
         for url in urls:
             if self.addresses and (address := _address(url)) in self.addresses:
                 self._matched.add(address)
                 yield "opted out by address"
-            if self.domains and (found := self.domains.intersection(_domains(url))):
-                self._matched |= found
+            if self.domains and (matches := self.domains.intersection(_domains(url))):
+                self._matched |= matches
                 yield "opted out by domain"
         hashes = (*sha256, key.rpartition("/")[2])  # some data sets use hashes as keys
         if len(self.hashes) and any(
-            _SHA256.fullmatch(digest) and self._has(bytes.fromhex(digest)) for digest in hashes
+            _SHA256.fullmatch(digest) and self._has_hash(bytes.fromhex(digest)) for digest in hashes
         ):
             yield "opted out by hash"
 
-    def holds(self, data: bytes) -> bool:
+    def lists_file(self, data: bytes) -> bool:
         """Return True if the SHA-256 of an image file's bytes is on the list."""
-        return len(self.hashes) > 0 and self._has(hashlib.sha256(data).digest())
+        return len(self.hashes) > 0 and self._has_hash(hashlib.sha256(data).digest())
 
-    def _has(self, digest: bytes) -> bool:
-        wanted = np.array(digest, "S32")
-        place = int(np.searchsorted(self.hashes, wanted))
-        return place < len(self.hashes) and bool(self.hashes[place] == wanted)
+    def _has_hash(self, digest: bytes) -> bool:
+        target = np.array(digest, "S32")
+        position = int(np.searchsorted(self.hashes, target))
+        return position < len(self.hashes) and bool(self.hashes[position] == target)
 
 
 def _sorted(hashes: Iterable[str]) -> np.ndarray:
@@ -94,7 +94,7 @@ def _sorted(hashes: Iterable[str]) -> np.ndarray:
     return np.sort(np.array([bytes.fromhex(digest) for digest in hashes], "S32"))
 
 
-def _ends(key: str) -> list[str]:
+def _path_suffixes(key: str) -> list[str]:
     """Return all suffixes of a path: a/b/c -> a/b/c, b/c, c."""
     parts = key.split("/")
     return ["/".join(parts[start:]) for start in range(len(parts))]
@@ -112,7 +112,7 @@ def _listed_domain(entry: str) -> str | None:
     """Return the domain that an entry names: a host alone, with or without scheme and slash. None for others."""
     host = entry.partition("://")[2] if "://" in entry else entry
     host = host.removesuffix("/")
-    return (_site(host) or None) if host and not set(host) & set("/?#") else None
+    return (_normalized_host(host) or None) if host and not set(host) & set("/?#") else None
 
 
 def _address(url: str) -> str | None:
@@ -121,13 +121,15 @@ def _address(url: str) -> str | None:
         split = urlsplit(_with_scheme(url))
     except ValueError:
         return None
-    return f"{_site(split.hostname)}{unquote(split.path).rstrip('/')}?{split.query}" if split.hostname else None
+    return (
+        f"{_normalized_host(split.hostname)}{unquote(split.path).rstrip('/')}?{split.query}" if split.hostname else None
+    )
 
 
 def _domains(url: str) -> list[str]:
     """Return all domains of a URL: https://cdn.example.co.uk/a -> cdn.example.co.uk, example.co.uk, co.uk, uk."""
     try:
-        labels = _site(urlsplit(_with_scheme(url)).hostname or "").split(".")
+        labels = _normalized_host(urlsplit(_with_scheme(url)).hostname or "").split(".")
     except ValueError:
         return []
     return [".".join(labels[start:]) for start in range(len(labels))]
@@ -139,5 +141,5 @@ def _with_scheme(url: str) -> str:
     return url if "://" in url or url.startswith("//") else f"//{url}"
 
 
-def _site(host: str) -> str:
+def _normalized_host(host: str) -> str:
     return host.lower().strip(".").removeprefix("www.")

@@ -26,8 +26,8 @@ class LoadingError(ValueError):
     def from_exception(cls, key: str, problem: Exception) -> "LoadingError":
         """Build the error for an unexpected exception while reading the record `key`."""
         frame = traceback.extract_tb(problem.__traceback__)[-1]
-        where = f"{Path(frame.filename).name}, line {frame.lineno}"
-        return cls(f"record {key} could not be loaded: {type(problem).__name__}: {problem} ({where})")
+        location = f"{Path(frame.filename).name}, line {frame.lineno}"
+        return cls(f"record {key} could not be loaded: {type(problem).__name__}: {problem} ({location})")
 
 
 class BatchLoader(Protocol[ItemT, BatchT]):
@@ -54,9 +54,9 @@ def prefetch(loader: BatchLoader[ItemT, BatchT], items: Iterable[ItemT], workers
         for item in items:
             yield loader.load(item, lambda index: None)
         return
-    current = _CurrentRecords(workers)
+    current_records = _CurrentRecords(workers)
     data_loader: Any = DataLoader(
-        _WorkerDataset(loader, current),
+        _WorkerDataset(loader, current_records),
         batch_size=None,  # an item is already a whole batch
         sampler=items,
         num_workers=workers,
@@ -73,10 +73,10 @@ def prefetch(loader: BatchLoader[ItemT, BatchT], items: Iterable[ItemT], workers
             except StopIteration:
                 return
             except RuntimeError as problem:
-                dead = current.of_dead_workers()
-                if not dead:
+                dead_indices = current_records.indices_of_dead_workers()
+                if not dead_indices:
                     raise
-                names = " and ".join(loader.key(index) for index in dead)
+                names = " and ".join(loader.key(index) for index in dead_indices)
                 raise LoadingError(
                     f"a worker process died at record {names}: it ran out of memory, or the image decoder crashed. "
                     "Leave the record out, or use fewer workers"
@@ -114,7 +114,7 @@ class _CurrentRecords:
         assert worker is not None
         self._records[worker.id], self._processes[worker.id] = index, os.getpid()
 
-    def of_dead_workers(self) -> list[int]:
+    def indices_of_dead_workers(self) -> list[int]:
         alive = {child.pid for child in multiprocessing.active_children()}
         entries = zip(self._records, self._processes, strict=True)
         return [index for index, process in entries if process and process not in alive]

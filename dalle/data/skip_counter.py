@@ -9,12 +9,12 @@ class SkipCounter(Mapping[str, int]):
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
-        self._first: dict[str, str] = {}
+        self._examples: dict[str, str] = {}
 
     def add(self, reason: str, example: str) -> None:
         """Count one item for `reason`. The first example of a reason is kept."""
         self._counts[reason] += 1
-        self._first.setdefault(reason, example)
+        self._examples.setdefault(reason, example)
 
     def __getitem__(self, reason: str) -> int:
         if reason not in self._counts:
@@ -29,7 +29,7 @@ class SkipCounter(Mapping[str, int]):
 
     def __str__(self) -> str:
         """Format as "2 without a caption (first: a.png), 1 opted out by key (first: b.png)"."""
-        return ", ".join(f"{n:,} {reason} (first: {printable(self._first[reason])})" for reason, n in self.items())
+        return ", ".join(f"{n:,} {reason} (first: {printable(self._examples[reason])})" for reason, n in self.items())
 
 
 def printable(name: str) -> str:

@@ -30,25 +30,25 @@ def csv_rows(path: Path, images: Container[str], warnings: SkipCounter, separato
 
     Raises ValueError if the first line has no column for the file or for the caption.
     """
-    lines = _Window(path, warnings)
-    names, taken = _quoted(lines, separator) or ([], 1)
+    lines = _LineBuffer(path, warnings)
+    names, num_lines = _parse_quoted_row(lines, separator) or ([], 1)
     file, caption, url = _columns(path, names)
-    last = caption == len(names) - 1
-    lines.drop(taken)
+    is_caption_last = caption == len(names) - 1
+    lines.drop(num_lines)
     while lines.first is not None:
-        row = _quoted(lines, separator) if '"' in lines.first else None
-        if row is not None and (len(row[0]) != len(names) or _swallowed(lines, row[1], separator, file, images)):
+        row = _parse_quoted_row(lines, separator) if '"' in lines.first else None
+        if row is not None and (len(row[0]) != len(names) or _swallows_rows(lines, row[1], separator, file, images)):
             row = None
         # no quotes or malformed ones: split the line as it is; a caption in the last column may contain separators
-        as_it_stands = lines.first.rstrip("\r\n").split(separator, len(names) - 1 if last else -1)
-        fields, taken = row or ([_unquoted(field) for field in as_it_stands], 1)
+        raw_fields = lines.first.rstrip("\r\n").split(separator, len(names) - 1 if is_caption_last else -1)
+        fields, num_lines = row or ([_strip_quotes(field) for field in raw_fields], 1)
         if len(fields) == len(names):
             yield CaptionRow(
                 fields[file], as_strings(fields[caption]), as_strings(fields[url]) if url is not None else ()
             )
         elif lines.first.strip():
             warnings.add(UNREADABLE, f"{path.name} line {lines.number}")
-        lines.drop(taken)
+        lines.drop(num_lines)
 
 
 def jsonl_rows(path: Path, images: Container[str], warnings: SkipCounter) -> Iterator[CaptionRow]:
@@ -76,8 +76,8 @@ def parquet_rows(path: Path, images: Container[str], warnings: SkipCounter) -> I
     except Exception as problem:  # pyarrow has its own exception types
         raise ValueError(f"{path} cannot be read as Parquet: {problem}") from problem
     names = table.schema_arrow.names
-    wanted = [names[place] for place in _columns(path, names) if place is not None]
-    for number, row in enumerate(_parquet_values(path, table, wanted), start=1):
+    column_names = [names[column] for column in _columns(path, names) if column is not None]
+    for number, row in enumerate(_parquet_values(path, table, column_names), start=1):
         file, caption, *url = map(as_strings, row)
         if file:
             yield CaptionRow(file[0], caption, *url)
@@ -104,9 +104,10 @@ TABLES: dict[str, Callable[[Path, Container[str], SkipCounter], Iterator[Caption
 
 def _columns(path: Path, names: Sequence[str]) -> tuple[int, int, int | None]:
     """Find the columns in a table's column names: numbers of file, caption and url (None if absent)."""
-    plain = [name.strip().lower() for name in names]
+    normalized_names = [name.strip().lower() for name in names]
     file, caption, url = (
-        next((plain.index(name) for name in known if name in plain), None) for known in (FILE, CAPTION_FIELDS, URL)
+        next((normalized_names.index(name) for name in accepted_names if name in normalized_names), None)
+        for accepted_names in (FILE, CAPTION_FIELDS, URL)
     )
     if file is None or caption is None:
         raise ValueError(
@@ -116,23 +117,23 @@ def _columns(path: Path, names: Sequence[str]) -> tuple[int, int, int | None]:
     return file, caption, url
 
 
-def _quoted(lines: "_Window", separator: str) -> tuple[list[str], int] | None:
+def _parse_quoted_row(lines: "_LineBuffer", separator: str) -> tuple[list[str], int] | None:
     """Parse the CSV row at the current line. Returns (fields, number of lines), or None if its quotes are malformed."""
-    taken = 0
+    num_lines = 0
 
     def supplied() -> Iterator[str]:
-        nonlocal taken
-        for line in lines.from_here():
-            taken += 1
+        nonlocal num_lines
+        for line in lines.peek_lines():
+            num_lines += 1
             yield line
 
     try:
-        return next(csv.reader(supplied(), delimiter=separator, strict=True), []), taken
+        return next(csv.reader(supplied(), delimiter=separator, strict=True), []), num_lines
     except csv.Error:
         return None
 
 
-def _unquoted(field: str) -> str:
+def _strip_quotes(field: str) -> str:
     """Strip spaces, a pair of quotes around the whole field, and one that is not closed. Others are the caption's."""
     field = field.strip()
     if field.count('"') % 2:
@@ -140,54 +141,54 @@ def _unquoted(field: str) -> str:
     return field[1:-1].strip() if field and field[0] == field[-1] == '"' else field
 
 
-def _swallowed(lines: "_Window", taken: int, separator: str, file: int, images: Container[str]) -> bool:
-    """Return True if a later one of the row's `taken` lines is itself a row: it has an image path in column `file`."""
-    for line in list(lines.from_here())[1:taken]:
+def _swallows_rows(lines: "_LineBuffer", num_lines: int, separator: str, file: int, images: Container[str]) -> bool:
+    """Return True if a later one of a row's `num_lines` lines is a row itself: column `file` has an image path."""
+    for line in list(lines.peek_lines())[1:num_lines]:
         fields = line.split(separator)
         if len(fields) > file and normalize_path(fields[file].strip('" ')) in images:
             return True
     return False
 
 
-class _Window:
+class _LineBuffer:
     """Lines of a text file from the current one on, with lookahead; `drop` moves on."""
 
     def __init__(self, path: Path, warnings: SkipCounter):
-        self._rest = _numbered(path, warnings)
-        self._next: deque[tuple[int, str]] = deque()
+        self._lines = _numbered(path, warnings)
+        self._buffer: deque[tuple[int, str]] = deque()
 
     @property
     def first(self) -> str | None:
         """The next line, without consuming it; None at the end."""
-        return next(self.from_here(), None)
+        return next(self.peek_lines(), None)
 
     @property
     def number(self) -> int:
         """Number of the next line, from 1."""
-        return self._next[0][0]
+        return self._buffer[0][0]
 
-    def from_here(self) -> Iterator[str]:
+    def peek_lines(self) -> Iterator[str]:
         """Yield the next lines, at most `MAX_LINES`, without consuming them."""
-        for place in range(MAX_LINES):
-            if place == len(self._next):
-                line = next(self._rest, None)
+        for position in range(MAX_LINES):
+            if position == len(self._buffer):
+                line = next(self._lines, None)
                 if line is None:
                     return
-                self._next.append(line)
-            yield self._next[place][1]
+                self._buffer.append(line)
+            yield self._buffer[position][1]
 
     def drop(self, count: int) -> None:
-        for _ in range(min(count, len(self._next))):
-            self._next.popleft()
+        for _ in range(min(count, len(self._buffer))):
+            self._buffer.popleft()
 
 
 def _numbered(path: Path, warnings: SkipCounter) -> Iterator[tuple[int, str]]:
     """Yield (number from 1, line) of a UTF-8 text. Counts and skips lines that are not UTF-8 or too long."""
     with open(path, "rb") as file:
         for number in count(1):
-            data = piece = file.readline(MAX_TEXT_BYTES)
-            while len(piece) == MAX_TEXT_BYTES and not piece.endswith(b"\n"):
-                data, piece = b"\xff", file.readline(MAX_TEXT_BYTES)  # not UTF-8, so the line is skipped below
+            data = chunk = file.readline(MAX_TEXT_BYTES)
+            while len(chunk) == MAX_TEXT_BYTES and not chunk.endswith(b"\n"):
+                data, chunk = b"\xff", file.readline(MAX_TEXT_BYTES)  # not UTF-8, so the line is skipped below
             if not data:
                 return
             try:

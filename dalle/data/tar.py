@@ -78,14 +78,14 @@ class _ExtendedHeader(NamedTuple):
     size: int | None = None
 
 
-def _skip_reason(header: _Header, name: str, cut: bool) -> str | None:
+def _skip_reason(header: _Header, name: str, is_truncated: bool) -> str | None:
     if header.kind in LINKS:
         return "links in shards"
     if header.kind not in PLAIN:
         return "special files in shards"
     if name.startswith("/") or ".." in name.split("/"):
         return "names in shards that lead out of them"
-    return "files cut short by the end of their shard" if cut else None
+    return "files cut short by the end of their shard" if is_truncated else None
 
 
 def _header(block: bytes) -> _Header | None:

@@ -148,8 +148,8 @@ class TokenCache:
         for crop, states in enumerate(self.states):
             for first in range(0, len(states), BLOCK_SIZE):
                 last = min(first + BLOCK_SIZE, len(states))
-                missing = states[first:last] != ENCODED if retry_unreadable else states[first:last] == PENDING
-                if missing.any():
+                is_pending = states[first:last] != ENCODED if retry_unreadable else states[first:last] == PENDING
+                if is_pending.any():
                     yield RecordBlock(crop, first, last)
 
     def write(self, block: RecordBlock, tokens: np.ndarray, readable: np.ndarray) -> None:
@@ -157,9 +157,9 @@ class TokenCache:
 
         Records that are encoded already keep their tokens if they are unreadable now.
         """
-        kept = (self.states[block.crop, block.first : block.last] == ENCODED) & ~readable
-        tokens = np.where(kept[:, None], self.tokens[block.crop, block.first : block.last], tokens)
-        readable = readable | kept
+        keeps_tokens = (self.states[block.crop, block.first : block.last] == ENCODED) & ~readable
+        tokens = np.where(keeps_tokens[:, None], self.tokens[block.crop, block.first : block.last], tokens)
+        readable = readable | keeps_tokens
         position = block.crop * self.tokens.shape[1] + block.first
         self._write_elements(self.folder / TOKENS, self.tokens, position * self.tokens.shape[2], tokens)
         self._write_elements(self.folder / STATES, self.states, position, np.where(readable, ENCODED, UNREADABLE))
@@ -213,18 +213,18 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
     return metadata
 
 
-def _differences(old: TokenCacheSettings, new: TokenCacheSettings) -> list[str]:
+def _differences(stored: TokenCacheSettings, requested: TokenCacheSettings) -> list[str]:
     """Describe each setting that differs between two caches, one phrase each."""
-    words = {
+    descriptions = {
         "data": "the digest of the records",
         "image_size": "the image size",
         "dvae": "the digest of the dVAE",
     }
-    before, after = asdict(old), asdict(new)
+    stored_values, requested_values = asdict(stored), asdict(requested)
     return [
-        f"{words.get(name, name)} was {before[name]} and is now {after[name]}"
-        for name in before
-        if before[name] != after[name]
+        f"{descriptions.get(name, name)} was {stored_values[name]} and is now {requested_values[name]}"
+        for name in stored_values
+        if stored_values[name] != requested_values[name]
     ]
 
 
@@ -234,6 +234,6 @@ def _create_zeros(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
 
 
 def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask

@@ -14,9 +14,9 @@ from PIL import Image, ImageFilter
 
 Transform = Callable[[Image.Image, int, np.random.Generator], np.ndarray]
 
-SHUFFLED = 0.25  # probability that `channel_shuffle` permutes the channels
+SHUFFLE_PROBABILITY = 0.25  # probability that `channel_shuffle` permutes the channels
 MAX_TURN, MAX_SHIFT = 10.0, 0.1  # of `affine_augmentation`: degrees, and shares of the side
-PLACED, MIN_SCALE = 0.5, 0.85  # probability that `random_placement` changes the image, and its smallest scale
+PLACEMENT_PROBABILITY, MIN_SCALE = 0.5, 0.85  # that `random_placement` changes the image, and its smallest scale
 TILE = 1024  # pixels per side of the parts of a large image that are converted to RGB one after the other
 
 
@@ -57,8 +57,8 @@ def inference_crop(image: Image.Image, size: int, generator: np.random.Generator
     is not used. The official code rejects images smaller than `size`; they are enlarged here.
     """
     # resampling only the cropped part equals scaling and then cropping, for any aspect ratio
-    kept = on_white(image).resize((size, size), Image.Resampling.LANCZOS, box=central_box(image.size, size))
-    return np.asarray(kept)
+    cropped = on_white(image).resize((size, size), Image.Resampling.LANCZOS, box=central_box(image.size, size))
+    return np.asarray(cropped)
 
 
 def central_box(image_size: tuple[int, int], size: int) -> tuple[float, float, float, float]:
@@ -74,13 +74,13 @@ def central_box(image_size: tuple[int, int], size: int) -> tuple[float, float, f
 
 
 def channel_shuffle(image: Image.Image, size: int, generator: np.random.Generator) -> np.ndarray:
-    """Apply `inference_crop`, then permute the RGB channels with probability `SHUFFLED`. Not in the paper.
+    """Apply `inference_crop`, then permute the RGB channels with probability `SHUFFLE_PROBABILITY`. Not in the paper.
 
     Intended for a dVAE trained on few images with few colours: colours that no image has keep it from memorizing each
     coloured shape. Not for stages that read captions, because captions name colours.
     """
     pixels = inference_crop(image, size)
-    return pixels[..., generator.permutation(3)] if generator.random() < SHUFFLED else pixels
+    return pixels[..., generator.permutation(3)] if generator.random() < SHUFFLE_PROBABILITY else pixels
 
 
 def affine_augmentation(image: Image.Image, size: int, generator: np.random.Generator) -> np.ndarray:
@@ -107,14 +107,14 @@ def affine_augmentation(image: Image.Image, size: int, generator: np.random.Gene
 
 
 def random_placement(image: Image.Image, size: int, generator: np.random.Generator) -> np.ndarray:
-    """Apply `inference_crop`; with probability `PLACED` shrink it and place it at random on white. Not in the paper.
+    """Apply `inference_crop`, and half of the time shrink the image and place it at random on white. Not in the paper.
 
-    `image` has any size and mode (alpha is composited on white); the result is (size, size, 3) uint8. Intended for a
-    transformer trained for many epochs on drawings: it learns a fixed crop by its tokens, which change with every
-    shift, instead of by what it shows. The image is scaled by 0.85 to 1 and stays whole. There is no flip, as in
-    `transformer_augmentation`.
+    The probability is `PLACEMENT_PROBABILITY`. `image` has any size and mode (alpha is composited on white); the result
+    is (size, size, 3) uint8. Intended for a transformer trained for many epochs on drawings: it learns a fixed crop by
+    its tokens, which change with every shift, instead of by what it shows. The image is scaled by 0.85 to 1 and stays
+    whole. There is no flip, as in `transformer_augmentation`.
     """
-    if generator.random() >= PLACED:
+    if generator.random() >= PLACEMENT_PROBABILITY:
         return inference_crop(image, size)
     side = int(generator.integers(math.ceil(MIN_SCALE * size), size, endpoint=True))
     left, top = (int(offset) for offset in generator.integers(0, size - side, 2, endpoint=True))
@@ -133,7 +133,7 @@ TRANSFORMS: dict[str, Transform] = {
 }
 
 
-def transform_named(name: str) -> Transform:
+def get_transform(name: str) -> Transform:
     """Return the transform `name` of `TRANSFORMS`. Raises ValueError for an unknown name."""
     if name not in TRANSFORMS:
         raise ValueError(f"there is no transform {name!r}; choose one of {', '.join(TRANSFORMS)}")

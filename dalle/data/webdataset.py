@@ -59,14 +59,16 @@ class WebdatasetSource(FileSource):
     @cached_property
     def shards(self) -> list[Path]:
         """Paths of the tars, in order."""
-        paths = self._in_folder() if self.root.is_dir() else self._named()
-        first: dict[Path, Path] = {}  # file -> the first of the paths that lead to it
+        paths = self._shards_in_folder() if self.root.is_dir() else self._listed_shards()
+        first_paths: dict[Path, Path] = {}  # file -> the first of the paths that lead to it
         for path in paths:
-            if (other := first.setdefault(path.resolve(), path)) is not path:
-                raise ValueError(f"data.path={self.config.path}: {path} is the same shard as {other}; keep one of them")
+            if (first_path := first_paths.setdefault(path.resolve(), path)) is not path:
+                raise ValueError(
+                    f"data.path={self.config.path}: {path} is the same shard as {first_path}; keep one of them"
+                )
         return paths
 
-    def _in_folder(self) -> list[Path]:
+    def _shards_in_folder(self) -> list[Path]:
         paths = sorted(path for path in self.root.glob("[!.]*.tar") if path.is_file())
         compressed = sorted(path for path in self.root.glob("[!.]*") if path.name.endswith(COMPRESSED))
         if not paths:
@@ -76,11 +78,11 @@ class WebdatasetSource(FileSource):
             self.warnings.add("compressed shards, which are not read", path.name)
         return paths
 
-    def _named(self) -> list[Path]:
+    def _listed_shards(self) -> list[Path]:
         paths = [Path(path) for path in expand_braces(str(self.root))]
         if missing := [path for path in paths if not path.is_file()]:
-            lacking = f"{len(missing):,} of {len(paths):,} shards are not there"
-            raise ValueError(f"data.path={self.config.path}: {lacking}, such as {missing[0]}")
+            summary = f"{len(missing):,} of {len(paths):,} shards are not there"
+            raise ValueError(f"data.path={self.config.path}: {summary}, such as {missing[0]}")
         self._refuse_compressed([path for path in paths if path.name.endswith(COMPRESSED)])
         return paths
 
@@ -96,7 +98,7 @@ class WebdatasetSource(FileSource):
         for number, shard in enumerate(with_progress(self.shards, len(self.shards), "reading captions", "shards")):
             name = shard.relative_to(root).as_posix()
             try:
-                yield from self._in_shard(number, shard, name)
+                yield from self._shard_records(number, shard, name)
             except OSError as problem:
                 self.warnings.add(f"shards that cannot be read ({type(problem).__name__})", name)
 
@@ -108,7 +110,7 @@ class WebdatasetSource(FileSource):
     def file_stats(self) -> np.ndarray:
         return file_stats(self.shards)
 
-    def _in_shard(self, number: int, shard: Path, name: str) -> Iterator[RawRecord]:
+    def _shard_records(self, number: int, shard: Path, name: str) -> Iterator[RawRecord]:
         samples: dict[str, dict[str, Member]] = {}  # key -> {kind: file}
         for member in members(shard, self.warnings):
             key, kind = key_and_kind(member.name)
@@ -127,14 +129,14 @@ class WebdatasetSource(FileSource):
                     self.warnings.add("captions without an image", f"{name}/{key}")
                     continue
                 try:
-                    captions, metadata = self._texts(file, f"{name}/{key}", sample)
+                    captions, metadata = self._read_captions(file, f"{name}/{key}", sample)
                 except UnicodeDecodeError:
                     self.dropped.add("with captions that cannot be read", f"{name}/{key}")
                     continue
                 location = (number, sample["image"].offset, sample["image"].size)
                 yield RawRecord(f"{name}/{key}", captions, metadata.urls, metadata.sha256, location)
 
-    def _texts(self, file: BinaryIO, key: str, sample: dict[str, Member]) -> tuple[tuple[str, ...], Metadata]:
+    def _read_captions(self, file: BinaryIO, key: str, sample: dict[str, Member]) -> tuple[tuple[str, ...], Metadata]:
         """Return the captions, and the metadata if needed. Raises UnicodeDecodeError."""
         text, metadata = sample.get("txt"), Metadata()
         captions = (
@@ -165,8 +167,8 @@ def is_hidden(name: str) -> bool:
 
 def skip_reason(name: str) -> str:
     """Return the reason for skipping a file of which `key_and_kind` knows no kind."""
-    last = name.rpartition(".")[2]  # what the kind would be if stems ended at the last dot
-    if key_and_kind(f"stem.{last}")[1] is None:
+    last_extension = name.rpartition(".")[2]  # what the kind would be if stems ended at the last dot
+    if key_and_kind(f"stem.{last_extension}")[1] is None:
         return unsupported_reason(name)
     return "files with several dots in their names: a stem ends at the first dot"
 
@@ -186,18 +188,18 @@ def expand_braces(pattern: str) -> list[str]:
     Raises ValueError for a descending range and for more than `MAX_SHARDS` shards.
     """
     # the package braceexpand (last release 2021) accepts descending ranges, likely typing errors, and has no limit
-    pieces = BRACES.split(pattern)  # text, content of braces, text, ...
-    choices = [_alternatives(piece) if position % 2 else [piece] for position, piece in enumerate(pieces)]
+    segments = BRACES.split(pattern)  # text, content of braces, text, ...
+    choices = [_alternatives(segment) if position % 2 else [segment] for position, segment in enumerate(segments)]
     if math.prod(map(len, choices)) > MAX_SHARDS:
         raise ValueError(f"data.path={pattern} names more than {MAX_SHARDS:,} shards")
-    return ["".join(chosen) for chosen in product(*choices)]
+    return ["".join(combination) for combination in product(*choices)]
 
 
-def _alternatives(inside: str) -> Sequence[str]:
-    ends = RANGE.fullmatch(inside)
-    if ends is None:
-        return inside.split(",")
-    first, last = map(int, ends.groups())
+def _alternatives(content: str) -> Sequence[str]:
+    match = RANGE.fullmatch(content)
+    if match is None:
+        return content.split(",")
+    first, last = map(int, match.groups())
     if not first <= last < first + MAX_SHARDS:
-        raise ValueError(f"data.path: {{{inside}}} is no range of shards; write the lower number first")
-    return [f"{number:0{len(ends[1])}}" for number in range(first, last + 1)]
+        raise ValueError(f"data.path: {{{content}}} is no range of shards; write the lower number first")
+    return [f"{number:0{len(match[1])}}" for number in range(first, last + 1)]

@@ -19,7 +19,7 @@ from dalle.data.held_out_batches import HeldOutBatch, held_out_batches
 from dalle.data.loader import first_batches, image_batches, none_readable, token_batches
 from dalle.data.source import Source, UnreadableRecord
 from dalle.data.token_cache import TokenCache
-from dalle.data.transforms import inference_crop, transform_named
+from dalle.data.transforms import get_transform, inference_crop
 from dalle.device_transfer import to_device
 from dalle.image_conversion import to_unit_range
 from dalle.seeds import numpy_generator
@@ -63,7 +63,7 @@ class DataModule:
         check_enough_records(self.train, distributed.get_world_size())
         self.held_out_splits: dict[str, Source] = {"val": self.val}
         self.image_size = self.train.image_size
-        self.transform = transform_named(config.transform)
+        self.transform = get_transform(config.transform)
         self.batch_size = config.micro_batch_size(distributed.get_world_size())
         self.workers = config.workers
         self.seed = context.seed

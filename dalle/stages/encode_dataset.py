@@ -22,7 +22,7 @@ from dalle.data.token_cache import (
     cache_folder,
     is_cache,
 )
-from dalle.data.transforms import transform_named
+from dalle.data.transforms import get_transform
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.progress import progress_bar
 from dalle.stages.data_module import pixels_of
@@ -52,7 +52,7 @@ class DatasetEncoder:
         Raises ValueError as `check_crops` does, and for an unknown transform.
         """
         check_crops(crops, transform)
-        transform_named(transform)  # a typo must not reach the settings of a cache in a folder that the user named
+        get_transform(transform)  # a typo must not reach the settings of a cache in a folder that the user named
         self.data, self.source, self.dvae_folder, self.device = data, source, dvae_folder, device
         self.transform = transform
         # one rank reads the metadata of up to millions of files, and broadcasts the digest
@@ -91,7 +91,7 @@ class DatasetEncoder:
         if distributed.is_main_process():
             tqdm.write(f"encoding {images:,} images into {folder}", file=sys.stderr)
         with progress_bar(images, "tokens", shown=distributed.is_main_process()) as bar:
-            for batch in loader.encoder_batches(self.source, transform_named(self.transform), rank_blocks, workers):
+            for batch in loader.encoder_batches(self.source, get_transform(self.transform), rank_blocks, workers):
                 tokens = encode(dvae, batch.images, self.device)
                 cache.write(batch.block, tokens.cpu().numpy(), batch.readable)
                 bar.update(min(len(batch.images) * distributed.get_world_size(), images - bar.n))

@@ -18,7 +18,7 @@ EVERY_SCENE = [scene for scenes in SCENES.values() for scene in scenes]
 
 
 def pairs_of(scene):
-    return {(piece.shape, piece.colour) for piece in scene.pieces}
+    return {(piece.shape, piece.colour) for piece in scene.objects}
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -64,15 +64,15 @@ def test_statements_match_the_image():
         named = Counter()
         for thing in scene.statement.described:
             named[thing.shape, thing.colour] += thing.count
-            sizes = {p.size for p in scene.pieces if (p.shape, p.colour) == (thing.shape, thing.colour)}
+            sizes = {p.size for p in scene.objects if (p.shape, p.colour) == (thing.shape, thing.colour)}
             assert len(sizes) == 1 and thing.size in (None, *sizes)
-        assert named == Counter((piece.shape, piece.colour) for piece in scene.pieces)
+        assert named == Counter((piece.shape, piece.colour) for piece in scene.objects)
 
 
 def test_shapes_are_within_the_image_and_separated():
     for scene in EVERY_SCENE:
         resting = {(r.subject, r.object) for r in scene.statement.relations if r.name == "on top of"}
-        boxes = [(np.array((piece.x, piece.y)), HALF_EXTENTS[piece.shape] * piece.radius) for piece in scene.pieces]
+        boxes = [(np.array((piece.x, piece.y)), HALF_EXTENTS[piece.shape] * piece.radius) for piece in scene.objects]
         assert all((centre - half > -1e-9).all() and (centre + half < 1 + 1e-9).all() for centre, half in boxes)
         for (i, (one, its_half)), (j, (other, other_half)) in combinations(enumerate(boxes), 2):
             apart = (np.abs(one - other) - its_half - other_half).max()
@@ -82,14 +82,14 @@ def test_shapes_are_within_the_image_and_separated():
 @pytest.mark.parametrize("lattice", [8, 16])
 def test_lattice_aligns_bounding_boxes(lattice):
     source = BlocksSource(BlocksConfig(lattice=lattice), "train")
-    for piece in (piece for index in range(100) for piece in source.scene(index).pieces):
+    for piece in (piece for index in range(100) for piece in source.scene(index).objects):
         corner = (np.array((piece.x, piece.y)) - piece.radius) * lattice
         assert np.allclose(corner, np.rint(corner))
 
 
 def test_without_lattice_shapes_are_anywhere_within_the_image():
     source = BlocksSource(BlocksConfig(lattice=0, radius_jitter=0.05), "train")
-    pieces = [piece for index in range(100) for piece in source.scene(index).pieces]
+    pieces = [piece for index in range(100) for piece in source.scene(index).objects]
     assert all(at - piece.radius > 0.02 and at + piece.radius < 0.98 for piece in pieces for at in (piece.x, piece.y))
     assert len({round(piece.x % (1 / 16), 4) for piece in pieces}) > 50
 
@@ -103,7 +103,7 @@ def test_settings_without_room_for_shapes_raise(settings):
 def test_relations_are_unambiguous():
     for scene in EVERY_SCENE:
         for subject, name, object_ in scene.statement.relations:
-            one, other = scene.pieces[subject], scene.pieces[object_]
+            one, other = scene.objects[subject], scene.objects[object_]
             step = np.array((one.x - other.x, one.y - other.y))
             along = step @ np.array(DIRECTIONS[name])
             assert along > 1.9 * (np.abs(step).sum() - along)

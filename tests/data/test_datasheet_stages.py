@@ -8,7 +8,7 @@ import pytest
 from dalle.data import open_source
 from dalle.data.audit.datasheet import write_datasheet
 from dalle.data.audit.provenance import data_meta, find_provenance
-from dalle.data.audit.stage_data import by_stage, name_stages
+from dalle.data.audit.stage_data import group_stages, name_stages
 from dalle.data.blocks import BlocksConfig
 from dalle.models.clip.model import CLIP
 from dalle.models.decoder.model import DiffusionDecoder
@@ -176,4 +176,4 @@ def test_two_models_of_one_kind_are_named_after_their_folders(checkpoints, tmp_p
 
 
 def test_stages_are_grouped_by_equal_values():
-    assert by_stage({"a": 1, "b": 2, "c": 1}) == [(["a", "c"], 1), (["b"], 2)]
+    assert group_stages({"a": 1, "b": 2, "c": 1}) == [(["a", "c"], 1), (["b"], 2)]

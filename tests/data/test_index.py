@@ -51,7 +51,7 @@ def test_index_out_of_range_raises(index):
 
 def size_of(index: Index) -> int:
     """Return the bytes of all arrays of an index."""
-    return sum(len(part) if isinstance(part, bytes) else part.nbytes for part in index.parts())
+    return sum(len(part) if isinstance(part, bytes) else part.nbytes for part in index.buffers())
 
 
 def test_many_records_take_their_bytes_and_48_more_each():

@@ -70,7 +70,7 @@ def test_entries_without_a_match_are_listed():
 def test_hashes_of_bytes_and_of_metadata():
     digest = hashlib.sha256(b"picture").hexdigest()
     listed = OptOut([digest.upper(), hashlib.sha256(b"other").hexdigest()])
-    assert listed.holds(b"picture") and listed.holds(b"other") and not listed.holds(b"")
+    assert listed.lists_file(b"picture") and listed.lists_file(b"other") and not listed.lists_file(b"")
     assert listed.reason("key", sha256=["nonsense", digest]) == "opted out by hash"
     assert listed.reason(f"0.tar/{digest}") == "opted out by hash"
     assert listed.reason("key", sha256=["0" * 64]) is None
@@ -91,7 +91,7 @@ def test_hashes_take_32_bytes_each():
 def test_no_list_excludes_nothing(tmp_path):
     assert not OptOut.read("")
     assert OptOut.read("").reason("key", ["https://a.org"], ["0" * 64]) is None
-    assert not OptOut.read("").holds(b"")
+    assert not OptOut.read("").lists_file(b"")
 
 
 def test_list_file_may_contain_any_bytes(tmp_path):

@@ -13,9 +13,9 @@ from dalle.data import transforms
 from dalle.data.transforms import (
     area_resize,
     dvae_augmentation,
+    get_transform,
     inference_crop,
     on_white,
-    transform_named,
     transformer_augmentation,
 )
 
@@ -57,7 +57,7 @@ class Recorder:
 )
 def test_every_image_becomes_a_square_deterministically(name, width, height, size, seed):
     image = noise(width, height)
-    transform = transform_named(name)
+    transform = get_transform(name)
     pixels = transform(image, size, np.random.default_rng(seed))
     assert pixels.shape == (size, size, 3) and pixels.dtype == np.uint8
     assert np.array_equal(pixels, transform(image, size, np.random.default_rng(seed)))
@@ -204,7 +204,7 @@ def test_large_sixteen_bit_greys_take_little_memory_to_convert():
 
 def test_unknown_transform_lists_the_choices():
     with pytest.raises(ValueError, match="no transform 'dva'; choose one of dvae, transformer, none"):
-        transform_named("dva")
+        get_transform("dva")
     assert set(transforms.TRANSFORMS) == {"dvae", "transformer", "none", "channel_shuffle", "affine", "placement"}
 
 

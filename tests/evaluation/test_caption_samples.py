@@ -141,7 +141,7 @@ def test_accuracy_per_fact_of_the_best_candidates(val):
     recoloured = {}
     for index in range(12):
         scene = val.scene(index)
-        pieces = tuple(piece._replace(colour=others[piece.colour]) for piece in scene.pieces)
+        pieces = tuple(piece._replace(colour=others[piece.colour]) for piece in scene.objects)
         recoloured[val[index].captions[0]] = draw(Scene(pieces, scene.statement), 64)
     pictures = correct_images(val)  # of candidate 1
     pipeline: Any = FakePipeline(

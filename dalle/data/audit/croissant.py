@@ -7,15 +7,15 @@ from dalle.data import attribution
 from dalle.data.audit.stage_data import (
     NOT_RECORDED,
     Stages,
-    by_stage,
     common_settings,
     count_rows,
     counts_by_stage,
     differing_settings,
-    digests,
-    joined,
+    group_stages,
+    join_names,
     omissions,
-    recorded,
+    split_digests,
+    stages_with_data,
     unknown_reason,
     with_stages,
 )
@@ -30,13 +30,15 @@ def croissant(stages: Stages) -> dict[str, Any]:
     """
     import mlcroissant as mlc
 
-    known = recorded(stages)
-    data_sets = list(dict.fromkeys(model.meta["data"]["name"] for model in known.values()))
-    authors = [author for author, _ in with_stages(known, "attributions")]
-    left_out = sentences_by_stage({name: omissions(model) for name, model in known.items()})
+    recorded_stages = stages_with_data(stages)
+    data_sets = list(dict.fromkeys(model.meta["data"]["name"] for model in recorded_stages.values()))
+    authors = [author for author, _ in with_stages(recorded_stages, "attributions")]
+    left_out = sentences_by_stage({name: omissions(model) for name, model in recorded_stages.items()})
     notes = [attribution(name) for name in data_sets]
-    languages = {language for model in known.values() for language in model.meta.get("counts", {}).get("language", {})}
-    counts = counts_by_stage(known)
+    languages = {
+        language for model in recorded_stages.values() for language in model.meta.get("counts", {}).get("language", {})
+    }
+    counts = counts_by_stage(recorded_stages)
     metadata = mlc.Metadata(
         conforms_to=["http://mlcommons.org/croissant/1.0", "http://mlcommons.org/croissant/RAI/1.0"],
         name=f"dalle-{'-'.join(data_sets)}",
@@ -44,7 +46,7 @@ def croissant(stages: Stages) -> dict[str, Any]:
         version="1.0.0",
         license=sorted({author["licence"] for author in authors if author.get("licence")}) or None,
         creators=[mlc.Organization(name=author.get("author", ""), url=author.get("url")) for author in authors],
-        cite_as="; ".join(citations(known)),
+        cite_as="; ".join(citations(recorded_stages)),
         in_language=sorted(languages) or None,
         distribution=[
             mlc.FileObject(
@@ -54,13 +56,17 @@ def croissant(stages: Stages) -> dict[str, Any]:
                 sha256=file["sha256"],
                 encoding_formats=["application/gzip"],
             )
-            for name, file in files(known)
+            for name, file in files(recorded_stages)
         ],
         record_sets=[
             *([stages_record_set(stages)] if len(stages) > 1 else []),
-            *(counts_record_set(by, groups) for by, groups in counts.items() if any(numbers for _, numbers in groups)),
+            *(
+                counts_record_set(property_name, groups)
+                for property_name, groups in counts.items()
+                if any(numbers for _, numbers in groups)
+            ),
         ],
-        data_preprocessing_protocol=protocol(known),
+        data_preprocessing_protocol=protocol(recorded_stages),
         data_collection_missing_data=" ".join(left_out),
     )
     return metadata.to_json()
@@ -68,57 +74,57 @@ def croissant(stages: Stages) -> dict[str, Any]:
 
 def description(stages: Stages) -> Iterator[str]:
     """Yield sentences on the records of each split and on the largest counts of training records."""
-    known = recorded(stages)
-    for names, splits in by_stage({name: digests(model) for name, model in known.items()}):
-        subject = joined(names) if len(stages) > 1 else f"a {next(iter(stages.values())).kind}"
+    recorded_stages = stages_with_data(stages)
+    for names, splits in group_stages({name: split_digests(model) for name, model in recorded_stages.items()}):
+        subject = join_names(names) if len(stages) > 1 else f"a {next(iter(stages.values())).kind}"
         verb = "were" if len(names) > 1 else "was"
         phrases = [
             f"{count:,} records of the split {split} (digest {digest})" for split, (count, digest) in splits.items()
         ]
         yield f"Image-caption pairs that {subject} {verb} trained on: {', '.join(phrases) or f'number {NOT_RECORDED}'}."
-    for name, groups in counts_by_stage(known).items():
+    for name, groups in counts_by_stage(recorded_stages).items():
         for names, counts in groups:
-            of = f" of {joined(names)}" if len(groups) > 1 else ""
+            stage_note = f" of {join_names(names)}" if len(groups) > 1 else ""
             listed = NOT_RECORDED if counts is None else ", ".join(" ".join(row) for row in count_rows(counts))
-            yield f"Training records{of} by {name}: {listed}."
+            yield f"Training records{stage_note} by {name}: {listed}."
     for name, model in stages.items():
-        if name not in known:
+        if name not in recorded_stages:
             yield f"The training data of {name} are {NOT_RECORDED}: {unknown_reason(model)}."
 
 
-def citations(known: Stages) -> Iterator[str]:
+def citations(recorded_stages: Stages) -> Iterator[str]:
     """Yield the data set and the digest of its training records, once for all stages that have the same."""
-    cited = {
-        name: f"data={model.meta['data']['name']}, digest {digests(model).get('train', (0, 'unknown'))[1]}"
-        for name, model in known.items()
+    citation_by_stage = {
+        name: f"data={model.meta['data']['name']}, digest {split_digests(model).get('train', (0, 'unknown'))[1]}"
+        for name, model in recorded_stages.items()
     }
-    groups = by_stage(cited)
-    for names, cited_as in groups:
-        yield f"{cited_as} ({joined(names)})" if len(groups) > 1 else cited_as
+    groups = group_stages(citation_by_stage)
+    for names, citation in groups:
+        yield f"{citation} ({join_names(names)})" if len(groups) > 1 else citation
 
 
 def sentences_by_stage(sentences: Mapping[str, list[str]]) -> list[str]:
     """Return sentences, once if they are the same for all stages; otherwise the first names the stages."""
-    groups = by_stage(sentences)
+    groups = group_stages(sentences)
     if len(groups) == 1:
         return groups[0][1]
-    return [f"{joined(names)}: {' '.join(said)}" for names, said in groups]
+    return [f"{join_names(names)}: {' '.join(stage_sentences)}" for names, stage_sentences in groups]
 
 
-def files(known: Stages) -> Iterator[tuple[str, dict[str, str]]]:
+def files(recorded_stages: Stages) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield name and entry of each published file. Those of one name that differ are numbered."""
-    seen: dict[str, int] = {}
-    for file, _ in with_stages(known, "packages"):
+    name_counts: dict[str, int] = {}
+    for file, _ in with_stages(recorded_stages, "packages"):
         name = file["name"]
-        seen[name] = seen.get(name, 0) + 1
-        yield (name if seen[name] == 1 else f"{name}-{seen[name]}"), file
+        name_counts[name] = name_counts.get(name, 0) + 1
+        yield (name if name_counts[name] == 1 else f"{name}-{name_counts[name]}"), file
 
 
-def protocol(known: Stages) -> list[str]:
+def protocol(recorded_stages: Stages) -> list[str]:
     """Return a line for each setting; those that differ between stages name them."""
-    lines = [f"{setting}: {value}" for setting, value in common_settings(known)]
-    for setting, values in differing_settings(known):
-        lines += [f"{joined(names)}: {setting}: {value}" for names, value in by_stage(values)]
+    lines = [f"{setting}: {value}" for setting, value in common_settings(recorded_stages)]
+    for setting, values in differing_settings(recorded_stages):
+        lines += [f"{join_names(names)}: {setting}: {value}" for names, value in group_stages(values)]
     return lines
 
 
@@ -127,7 +133,7 @@ def stages_record_set(stages: Stages) -> Any:
     rows = []
     for name, model in stages.items():
         data_set = model.meta.get("data", {}).get("name", NOT_RECORDED)
-        splits = digests(model) or {NOT_RECORDED: (0, NOT_RECORDED)}
+        splits = split_digests(model) or {NOT_RECORDED: (0, NOT_RECORDED)}
         rows += [
             {"stage": name, "data_set": data_set, "split": split, "records": count, "digest": digest}
             for split, (count, digest) in splits.items()
@@ -141,7 +147,7 @@ def counts_record_set(name: str, groups: Sequence[tuple[list[str], Mapping[str, 
     If the stages differ, each record also names the stages that it is about.
     """
     rows = [
-        {**({"stages": joined(names)} if len(groups) > 1 else {}), name: value, "records": count}
+        {**({"stages": join_names(names)} if len(groups) > 1 else {}), name: value, "records": count}
         for names, counts in groups
         for value, count in (counts or {}).items()
     ]

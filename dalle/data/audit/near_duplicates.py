@@ -34,18 +34,18 @@ def _near_pairs(hashes: np.ndarray) -> np.ndarray:
     bits, colours = hashes["hash"], hashes["colours"]
     pairs = [np.empty((0, 2), np.int64)]
     for mask in _masks():
-        kept = bits & mask
-        order = np.argsort(kept, kind="stable")  # equal values under the mask stay sorted by hash
-        kept = kept[order]
+        masked = bits & mask
+        order = np.argsort(masked, kind="stable")  # equal values under the mask stay sorted by hash
+        masked = masked[order]
         for step in range(1, min(MAX_COMPARISONS + 1, len(order))):
-            position = np.flatnonzero(kept[:-step] == kept[step:])
+            position = np.flatnonzero(masked[:-step] == masked[step:])
             if len(position) == 0:
                 break
-            one, other = order[position], order[position + step]
-            near = hamming_distance(bits[one], bits[other]) <= NEAR_BITS
-            one, other = one[near], other[near]
-            near = colour_distance(colours[one], colours[other]) <= NEAR_LEVELS
-            pairs.append(np.stack([one[near], other[near]], axis=1))
+            left, right = order[position], order[position + step]
+            is_near = hamming_distance(bits[left], bits[right]) <= NEAR_BITS
+            left, right = left[is_near], right[is_near]
+            is_near = colour_distance(colours[left], colours[right]) <= NEAR_LEVELS
+            pairs.append(np.stack([left[is_near], right[is_near]], axis=1))
     return np.concatenate(pairs)
 
 
@@ -56,20 +56,20 @@ def _masks() -> list[np.uint64]:
     mask.
     """
     blocks = [sum(1 << int(bit) for bit in bits) for bits in np.array_split(np.arange(64), 2 * NEAR_BITS)]
-    return [np.uint64(sum(chosen)) for chosen in combinations(blocks, NEAR_BITS)]
+    return [np.uint64(sum(combination)) for combination in combinations(blocks, NEAR_BITS)]
 
 
 def _connected_components(count: int, pairs: np.ndarray) -> np.ndarray:
     """Label the connected components of `pairs` (m, 2): returns (count) labels, the smallest member of each."""
     # like scipy.sparse.csgraph.connected_components, but SciPy is an extra and this module does not need it
-    label = np.arange(count)
-    one, other = pairs.T
+    labels = np.arange(count)
+    left, right = pairs.T
     while True:
-        least = np.minimum(label[one], label[other])
-        merged = label.copy()
-        for end in (label[one], label[other]):  # update the labels of both ends, so that whole groups merge
-            np.minimum.at(merged, end, least)
+        least = np.minimum(labels[left], labels[right])
+        merged = labels.copy()
+        for end_labels in (labels[left], labels[right]):  # update the labels of both ends, so that whole groups merge
+            np.minimum.at(merged, end_labels, least)
         merged = merged[merged]
-        if np.array_equal(merged, label):
-            return label
-        label = merged
+        if np.array_equal(merged, labels):
+            return labels
+        labels = merged

@@ -77,12 +77,14 @@ def perceptual_hashes(source: Source, workers: int = 0) -> np.ndarray:
     """
     cached = read_array(cache_path(source, f"{VERSION}"), (len(source),))
     hashes = np.zeros(len(source), HASH_DTYPE) if cached is None else np.array(cached)
-    readable = hashes["readable"].sum()
-    missing = np.flatnonzero(~hashes["readable"]).tolist()
-    for index, result in parallel_map(source, missing, hash_record, workers, "hashing") if missing else ():
+    num_readable = hashes["readable"].sum()
+    missing_indices = np.flatnonzero(~hashes["readable"]).tolist()
+    for index, result in (
+        parallel_map(source, missing_indices, hash_record, workers, "hashing") if missing_indices else ()
+    ):
         if not isinstance(result, UnreadableRecord):
             hashes[index] = result
-    if cached is None or hashes["readable"].sum() > readable:
+    if cached is None or hashes["readable"].sum() > num_readable:
         cache_hashes(source, hashes)
     return hashes
 

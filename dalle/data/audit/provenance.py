@@ -65,18 +65,20 @@ def data_meta(data: Any, sources: Mapping[str, Source]) -> dict[str, Any]:
     }
 
 
-def changed_splits(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def changed_splits(previous: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """Describe each split whose records have changed, in a phrase. The arguments are `records` of a checkpoint's meta.
 
-    A split that `before` lacks counts as unchanged.
+    A split that `previous` lacks counts as unchanged.
     """
     phrases = []
-    for split, record in now.items():
-        old = before.get(split, record)
-        if old["records"] != record["records"]:
-            phrases.append(f"{split} had {old['records']:,} records, now {record['records']:,}")
-        elif old["digest"] != record["digest"]:
-            phrases.append(f"captions or files of {split}: digest was {old['digest']}, now {record['digest']}")
+    for split, record in current.items():
+        previous_record = previous.get(split, record)
+        if previous_record["records"] != record["records"]:
+            phrases.append(f"{split} had {previous_record['records']:,} records, now {record['records']:,}")
+        elif previous_record["digest"] != record["digest"]:
+            phrases.append(
+                f"captions or files of {split}: digest was {previous_record['digest']}, now {record['digest']}"
+            )
     return phrases
 
 
@@ -141,10 +143,12 @@ class Provenance:
         if record is None:
             return "cannot be compared: this checkpoint has no digest of its data"
         try:
-            now = self.source().digest()
+            current_digest = self.source().digest()
         except (ValueError, ImportError, OSError) as problem:
             return f"the data cannot be opened ({problem})"
-        return "the data are unchanged" if now == record["train"]["digest"] else "the data have CHANGED since"
+        return (
+            "the data are unchanged" if current_digest == record["train"]["digest"] else "the data have CHANGED since"
+        )
 
     def source(self) -> Source:
         """Open the training split. Raises ValueError, or CheckpointError if the checkpoint has no data config."""
@@ -164,10 +168,10 @@ class Provenance:
 def find_provenance(folder: str | Path) -> list[Provenance]:
     """Return the provenance of all checkpoints in a folder or its direct sub-folders. CheckpointError if none."""
     folder = checkpoint_folder(folder)
-    found = sorted({path.parent for path in _configs(folder)})
-    if not found:
+    folders = sorted({path.parent for path in _configs(folder)})
+    if not folders:
         raise CheckpointError(f"no checkpoint in {folder} or in its subfolders")
-    return [Provenance.read(path) for path in found]
+    return [Provenance.read(path) for path in folders]
 
 
 def _configs(folder: Path) -> Iterator[Path]:

@@ -21,14 +21,14 @@ def name_stages(models: Sequence[Provenance]) -> dict[str, Provenance]:
     kinds = [model.kind for model in models]
     top = min((model.folder for model in models), key=lambda folder: len(folder.parts))
     parents = {model.folder.parent for model in models}
-    unique = [kinds.count(model.kind) == 1 or (model.folder == top and top in parents) for model in models]
+    are_unique = [kinds.count(model.kind) == 1 or (model.folder == top and top in parents) for model in models]
     return {
-        model.kind if alone else f"{model.kind}-{model.folder.name}": model
-        for model, alone in zip(models, unique, strict=True)
+        model.kind if is_unique else f"{model.kind}-{model.folder.name}": model
+        for model, is_unique in zip(models, are_unique, strict=True)
     }
 
 
-def recorded(stages: Stages) -> dict[str, Provenance]:
+def stages_with_data(stages: Stages) -> dict[str, Provenance]:
     """Return the stages that record their training data."""
     return {name: model for name, model in stages.items() if "data" in model.meta}
 
@@ -39,19 +39,19 @@ def unknown_reason(model: Provenance) -> str:
     return f"its weights were imported from {imported}" if imported else "the checkpoint has no record of it"
 
 
-def by_stage(values: Mapping[str, T]) -> list[tuple[list[str], T]]:
+def group_stages(values: Mapping[str, T]) -> list[tuple[list[str], T]]:
     """Group stages by equal values: [(names, value), ...], in the order in which the values first occur."""
     groups: list[tuple[list[str], T]] = []
     for name, value in values.items():
-        same = next((names for names, other in groups if other == value), None)
-        if same is None:
+        equal_names = next((names for names, group_value in groups if group_value == value), None)
+        if equal_names is None:
             groups.append(([name], value))
         else:
-            same.append(name)
+            equal_names.append(name)
     return groups
 
 
-def digests(model: Provenance) -> dict[str, tuple[int, str]]:
+def split_digests(model: Provenance) -> dict[str, tuple[int, str]]:
     """Return the number of records and the digest of each split."""
     return {split: (record["records"], record["digest"]) for split, record in model.meta.get("records", {}).items()}
 
@@ -65,32 +65,43 @@ def settings(data: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def common_settings(known: Stages) -> list[tuple[str, Any]]:
+def common_settings(recorded_stages: Stages) -> list[tuple[str, Any]]:
     """Return name and value of each setting that all stages have in common."""
-    first, *others = [settings(model.meta["data"]) for model in known.values()]
-    return [(name, value) for name, value in first.items() if all(_has(other, name, value) for other in others)]
+    first_settings, *other_settings = [settings(model.meta["data"]) for model in recorded_stages.values()]
+    return [
+        (name, value)
+        for name, value in first_settings.items()
+        if all(_has(settings_of_stage, name, value) for settings_of_stage in other_settings)
+    ]
 
 
-def differing_settings(known: Stages) -> list[tuple[str, dict[str, Any]]]:
+def differing_settings(recorded_stages: Stages) -> list[tuple[str, dict[str, Any]]]:
     """Return name and value by stage of each setting, the data set's name included, that differs between stages."""
-    every = {
+    settings_by_stage = {
         stage: {"data set": model.meta["data"]["name"], **settings(model.meta["data"])}
-        for stage, model in known.items()
+        for stage, model in recorded_stages.items()
     }
-    names = dict.fromkeys(name for values in every.values() for name in values)
-    by_name = {name: {stage: every[stage][name] for stage in every if name in every[stage]} for name in names}
-    return [(name, values) for name, values in by_name.items() if len(values) < len(known) or len(by_stage(values)) > 1]
+    names = dict.fromkeys(name for values in settings_by_stage.values() for name in values)
+    by_name = {
+        name: {stage: settings_by_stage[stage][name] for stage in settings_by_stage if name in settings_by_stage[stage]}
+        for name in names
+    }
+    return [
+        (name, values)
+        for name, values in by_name.items()
+        if len(values) < len(recorded_stages) or len(group_stages(values)) > 1
+    ]
 
 
 def _has(values: Mapping[str, Any], name: str, value: Any) -> bool:
     return name in values and values[name] == value
 
 
-def counts_by_stage(known: Stages) -> dict[str, list[tuple[list[str], dict[str, int] | None]]]:
+def counts_by_stage(recorded_stages: Stages) -> dict[str, list[tuple[list[str], dict[str, int] | None]]]:
     """Return the numbers of training records by each property, grouped by stages; None: not recorded."""
-    counts = {stage: model.meta.get("counts", {}) for stage, model in known.items()}
+    counts = {stage: model.meta.get("counts", {}) for stage, model in recorded_stages.items()}
     properties = dict.fromkeys(name for numbers in counts.values() for name in numbers)
-    return {name: by_stage({stage: numbers.get(name) for stage, numbers in counts.items()}) for name in properties}
+    return {name: group_stages({stage: numbers.get(name) for stage, numbers in counts.items()}) for name in properties}
 
 
 def count_rows(counts: Mapping[str, int]) -> list[tuple[str, str]]:
@@ -108,43 +119,50 @@ def count_columns(columns: Sequence[Mapping[str, int] | None]) -> list[tuple[str
     }
     ordered = sorted(names, key=lambda name: -names[name])
     rows = [(name, [name]) for name in ordered[:MAX_ROWS]]
-    if others := ordered[MAX_ROWS:]:
-        rows.append((f"{len(others)} other{'s' if len(others) > 1 else ''}", others))
+    if remaining_names := ordered[MAX_ROWS:]:
+        rows.append((f"{len(remaining_names)} other{'s' if len(remaining_names) > 1 else ''}", remaining_names))
     return [
         (
             label,
-            *(NOT_RECORDED if counts is None else f"{sum(counts.get(name, 0) for name in of):,}" for counts in columns),
+            *(
+                NOT_RECORDED if counts is None else f"{sum(counts.get(name, 0) for name in names_of_row):,}"
+                for counts in columns
+            ),
         )
-        for label, of in rows
+        for label, names_of_row in rows
     ]
 
 
-def with_stages(known: Stages, entry: str) -> list[tuple[dict[str, Any], list[str]]]:
+def with_stages(recorded_stages: Stages, entry: str) -> list[tuple[dict[str, Any], list[str]]]:
     """Return all distinct items of an entry of the meta, such as `attributions`, each with the stages that have it."""
-    found: list[tuple[dict[str, Any], list[str]]] = []
-    for stage, model in known.items():
+    item_stages: list[tuple[dict[str, Any], list[str]]] = []
+    for stage, model in recorded_stages.items():
         for item in model.meta.get(entry, []):
-            same = next((names for other, names in found if other == item), None)
-            if same is None:
-                found.append((item, [stage]))
-            elif stage not in same:
-                same.append(stage)
-    return found
+            stage_names = next((names for known_item, names in item_stages if known_item == item), None)
+            if stage_names is None:
+                item_stages.append((item, [stage]))
+            elif stage not in stage_names:
+                stage_names.append(stage)
+    return item_stages
 
 
-def lacking(known: Stages, entry: str) -> list[str]:
+def stages_lacking(recorded_stages: Stages, entry: str) -> list[str]:
     """Return the stages without an entry of the meta that another stage with the same data set has."""
-    having = {model.meta["data"]["name"] for model in known.values() if model.meta.get(entry)}
-    return [name for name, model in known.items() if not model.meta.get(entry) and model.meta["data"]["name"] in having]
+    data_sets_with_entry = {model.meta["data"]["name"] for model in recorded_stages.values() if model.meta.get(entry)}
+    return [
+        name
+        for name, model in recorded_stages.items()
+        if not model.meta.get(entry) and model.meta["data"]["name"] in data_sets_with_entry
+    ]
 
 
 def omissions(model: Provenance) -> list[str]:
     """Return sentences on what was left out of the data set, and on the opt-out list."""
-    listed = "yes" if model.meta["data"].get("opt_out") else "none"
-    return [f"Left out of the whole data set: {'; '.join(model.left_out())}.", f"Opt-out list: {listed}."]
+    opt_out = "yes" if model.meta["data"].get("opt_out") else "none"
+    return [f"Left out of the whole data set: {'; '.join(model.left_out())}.", f"Opt-out list: {opt_out}."]
 
 
-def joined(names: Iterable[str]) -> str:
+def join_names(names: Iterable[str]) -> str:
     """Join names in words: "dvae, clip and transformer"."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last

@@ -66,7 +66,7 @@ class Survey:
         tokenizer = CaptionTokenizer.train(_texts(scans[0]), vocabulary)
         groups = find_near_duplicates(np.concatenate([split_scan.hashes for split_scan in scans]))
         ends = np.cumsum([len(split_scan.indices) for split_scan in scans])
-        near_duplicates = [[_at(scans, ends, int(position)) for position in group] for group in groups]
+        near_duplicates = [[_scan_and_position(scans, ends, int(position)) for position in group] for group in groups]
         captions = [Captions.of(split_scan, tokenizer) for split_scan in scans]
         return cls(data, scans, captions, tokenizer, vocabulary, text_positions, near_duplicates)
 
@@ -96,16 +96,17 @@ class Survey:
         sizes = np.concatenate([split_scan.sizes for split_scan in self.scans])
         sizes = sizes[sizes[:, 0] > 0]
         widths, heights = sizes.T
-        shape = np.searchsorted([*ASPECT_RATIOS.values()], widths / heights.clip(1))
-        outside = np.array([exceeds_aspect_ratio((width, height), 2) for width, height in sizes.tolist()], bool)
-        shape = np.where(outside, shape, shape.clip(1, len(ASPECT_RATIOS) - 2))  # 1:2 and 2:1 themselves are inside
+        ratio_class = np.searchsorted([*ASPECT_RATIOS.values()], widths / heights.clip(1))
+        is_outside = np.array([exceeds_aspect_ratio((width, height), 2) for width, height in sizes.tolist()], bool)
+        # 1:2 and 2:1 themselves are inside
+        ratio_class = np.where(is_outside, ratio_class, ratio_class.clip(1, len(ASPECT_RATIOS) - 2))
         return {
             "readable": len(sizes),
             "image_size": self.data.image_size,
             "widths": quantiles(widths),
             "heights": quantiles(heights),
             "smaller_than_image_size": int((sizes.min(axis=1) < self.data.image_size).sum()) if len(sizes) else 0,
-            "aspect_ratios": {name: int((shape == number).sum()) for number, name in enumerate(ASPECT_RATIOS)},
+            "aspect_ratios": {name: int((ratio_class == number).sum()) for number, name in enumerate(ASPECT_RATIOS)},
         }
 
     def _caption_statistics(self) -> dict[str, Any]:
@@ -131,9 +132,9 @@ class Survey:
 
     def _duplicate_statistics(self) -> dict[str, Any]:
         groups = [{"train": [], "val": []} for _ in self.near_duplicates]
-        for named, group in zip(groups, self.near_duplicates, strict=True):
+        for keys_by_split, group in zip(groups, self.near_duplicates, strict=True):
             for split_scan, position in group:
-                named[split_scan.split].append(split_scan.key(position))
+                keys_by_split[split_scan.split].append(split_scan.key(position))
         return {
             "images": sum(map(len, self.near_duplicates)),
             "val_with_duplicate_in_train": sum(len(group["val"]) for group in groups if group["train"]),
@@ -146,15 +147,15 @@ def quantiles(values: np.ndarray) -> dict[str, int]:
     shares = {"least": 0, "5%": 0.05, "median": 0.5, "95%": 0.95, "most": 1}
     if len(values) == 0:
         return {}
-    found = np.quantile(values, list(shares.values()), method="nearest")
-    return dict(zip(shares, found.astype(int).tolist(), strict=True))
+    quantile_values = np.quantile(values, list(shares.values()), method="nearest")
+    return dict(zip(shares, quantile_values.astype(int).tolist(), strict=True))
 
 
 def _texts(split_scan: Scan) -> Iterable[str]:
     return (caption for index in split_scan.indices for caption in split_scan.source.captions(index))
 
 
-def _at(scans: list[Scan], ends: np.ndarray, position: int) -> tuple[Scan, int]:
+def _scan_and_position(scans: list[Scan], ends: np.ndarray, position: int) -> tuple[Scan, int]:
     """Convert a position in the concatenated splits to (scan of the split, position in it)."""
     number = int(np.searchsorted(ends, position, side="right"))
     return scans[number], position - int(ends[number - 1] if number else 0)

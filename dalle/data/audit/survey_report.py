@@ -38,9 +38,9 @@ def write_survey(survey: Survey, folder: Path) -> list[str]:
         image_grid([GridRow(cells)], tile=TILE, title=title).save(folder / SHEET)
     if rows := duplicate_rows(survey):
         image_grid(rows, tile=TILE, title="near duplicates, one group per row").save(folder / DUPLICATES)
-    found = findings(statistics)
-    (folder / PAGE).write_text(page(statistics, found, duplicates=bool(rows)), "utf-8", "backslashreplace")
-    return found
+    sentences = findings(statistics)
+    (folder / PAGE).write_text(page(statistics, sentences, duplicates=bool(rows)), "utf-8", "backslashreplace")
+    return sentences
 
 
 def contact_cells(scan: Scan) -> list[Cell]:
@@ -87,9 +87,9 @@ def findings(statistics: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"{images['smaller_than_image_size']:,} images are smaller than data.image_size={size}; they are enlarged"
         )
-    outside = sum(images["aspect_ratios"][name] for name in ("taller than 1:2", "wider than 2:1"))
-    if outside:
-        lines.append(f"{outside:,} images have an aspect ratio outside [1/2, 2], which filters=paper leaves out")
+    num_outside = sum(images["aspect_ratios"][name] for name in ("taller than 1:2", "wider than 2:1"))
+    if num_outside:
+        lines.append(f"{num_outside:,} images have an aspect ratio outside [1/2, 2], which filters=paper leaves out")
     if captions["empty"]:
         lines.append(f"{len(captions['empty']):,} records have no words in their captions")
     if captions["too_long"]:
@@ -98,8 +98,8 @@ def findings(statistics: Mapping[str, Any]) -> list[str]:
             f"{len(captions['too_long']):,} records have captions of more than {longest} tokens, which are truncated"
         )
     fewer = tokenizer["vocabulary"] < tokenizer["requested"]
-    why = f": the captions have too few words for the {tokenizer['requested']:,} requested" if fewer else ""
-    lines.append(f"the BPE has {tokenizer['vocabulary']:,} entries{why}")
+    vocabulary_note = f": the captions have too few words for the {tokenizer['requested']:,} requested" if fewer else ""
+    lines.append(f"the BPE has {tokenizer['vocabulary']:,} entries{vocabulary_note}")
     if duplicates["images"]:
         lines.append(
             f"{duplicates['images']:,} images are near duplicates of others, in {len(duplicates['groups']):,} groups"
@@ -107,25 +107,26 @@ def findings(statistics: Mapping[str, Any]) -> list[str]:
     else:
         lines.append("no image is a near duplicate of another")
     if duplicates["val_with_duplicate_in_train"]:
-        many = duplicates["val_with_duplicate_in_train"]
+        num_leaked = duplicates["val_with_duplicate_in_train"]
         lines.append(
-            f"{many:,} held-out images have a near duplicate in the training split, so the validation loss is too low"
+            f"{num_leaked:,} held-out images have a near duplicate in the training split, so the validation loss is "
+            "too low"
         )
     return lines
 
 
-def page(statistics: Mapping[str, Any], found: Iterable[str], duplicates: bool) -> str:
-    """Return the page of a survey in Markdown: the findings `found`, and the numbers behind them."""
+def page(statistics: Mapping[str, Any], sentences: Iterable[str], duplicates: bool) -> str:
+    """Return the page of a survey in Markdown: the findings `sentences`, and the numbers behind them."""
     images, captions = statistics["images"], statistics["captions"]
-    unreadable = {key: why for split in statistics["splits"].values() for key, why in split["unreadable"].items()}
-    parts = [f"# {_code(statistics['data']['name'])}: data survey", _list(found), f"![contact sheet]({SHEET})"]
+    unreadable = {key: reason for split in statistics["splits"].values() for key, reason in split["unreadable"].items()}
+    parts = [f"# {_code(statistics['data']['name'])}: data survey", _list(sentences), f"![contact sheet]({SHEET})"]
     spread = {"width": images["widths"], "height": images["heights"], "tokens per caption": captions["tokens"]}
     parts += ["## Sizes", _table(spread), _table({"images": images["aspect_ratios"]})]
     parts += [f"{captions['captions']:,} captions, {captions['per_record']:g} per record."]
     if unreadable:
         parts += [
             "## Images that cannot be read",
-            _named(f"{_code(key)}: {_code(why)}" for key, why in unreadable.items()),
+            _named(f"{_code(key)}: {_code(reason)}" for key, reason in unreadable.items()),
         ]
     if captions["too_long"]:
         longest = (f"{_code(key)}: {tokens:,} tokens" for key, tokens in captions["too_long"].items())
@@ -159,9 +160,9 @@ def _list(lines: Iterable[str]) -> str:
 
 
 def _named(lines: Iterable[str]) -> str:
-    every = list(lines)
-    more = [f"and {len(every) - MAX_NAMES:,} more"] if len(every) > MAX_NAMES else []
-    return _list(every[:MAX_NAMES] + more)
+    all_lines = list(lines)
+    remainder = [f"and {len(all_lines) - MAX_NAMES:,} more"] if len(all_lines) > MAX_NAMES else []
+    return _list(all_lines[:MAX_NAMES] + remainder)
 
 
 def _table(rows: Mapping[str, Mapping[str, int]]) -> str:

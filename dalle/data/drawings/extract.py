@@ -45,49 +45,49 @@ def path_in_package(drawing_set: DrawingSet) -> str:
 
 
 def read_set(
-    drawing_set: DrawingSet, package: Package, files: Mapping[str, bytes], known: Catalogue
+    drawing_set: DrawingSet, package: Package, files: Mapping[str, bytes], catalogue: Catalogue
 ) -> tuple[dict[str, Any], Iterable[Drawing]]:
-    """Return (licence, author and URL of a set, its drawings that show a subject of the catalogue `known`).
+    """Return (licence, author and URL of a set, its drawings that show a subject of `catalogue`).
 
     A set of a single colour cannot show what tells subjects apart by their colour: skin tones and red apples.
     """
-    attribution, drawings = read_package(drawing_set, package, files, known)
+    attribution, drawings = read_package(drawing_set, package, files, catalogue)
     if drawing_set.recolour:
         drawings = (
             drawing
             for drawing in drawings
-            if not drawing.variant.tone and not named_by_colour(known.subjects[drawing.variant.subject])
+            if not drawing.variant.tone and not named_by_colour(catalogue.subjects[drawing.variant.subject])
         )
     return attribution, drawings
 
 
 def read_package(
-    drawing_set: DrawingSet, package: Package, files: Mapping[str, bytes], known: Catalogue
+    drawing_set: DrawingSet, package: Package, files: Mapping[str, bytes], catalogue: Catalogue
 ) -> tuple[dict[str, Any], Iterable[Drawing]]:
     """Return (licence, author and URL of a set, its drawings), with what a single colour cannot show."""
     start = path_in_package(drawing_set)
     if package is not ICONIFY:
-        own = ((name, content) for name, content in files.items() if name.startswith(start))
-        return ATTRIBUTIONS[package], coded_drawings(own, known, flags=drawing_set.name == "openmoji")
+        set_files = ((name, content) for name, content in files.items() if name.startswith(start))
+        return ATTRIBUTIONS[package], coded_drawings(set_files, catalogue, flags=drawing_set.name == "openmoji")
     icons = json.loads(files[start])
     info = icons["info"]
     licence = info["license"]["spdx"]
     if licence not in LICENCES:
         raise ValueError(f"the set {drawing_set.name} has the licence {licence}, which is not one of {LICENCES}")
     attribution = {"licence": licence, "author": info["author"]["name"], "url": info["author"].get("url", "")}
-    return attribution, iconify_drawings(drawing_set, icons, known)
+    return attribution, iconify_drawings(drawing_set, icons, catalogue)
 
 
-def coded_drawings(files: Iterable[tuple[str, bytes]], known: Catalogue, flags: bool) -> Iterator[Drawing]:
+def coded_drawings(files: Iterable[tuple[str, bytes]], catalogue: Catalogue, flags: bool) -> Iterator[Drawing]:
     """Yield the drawings of (path, content) named by code points of an emoji. flags: keep flags of countries."""
     for name, content in files:
         path = Path(name)
-        variant = known.of_code(path.stem)
-        if variant and (flags or known.subjects[variant.subject].group != "flags"):
+        variant = catalogue.of_code(path.stem)
+        if variant and (flags or catalogue.subjects[variant.subject].group != "flags"):
             yield Drawing(path.stem.upper(), variant, content, path.suffix)
 
 
-def iconify_drawings(drawing_set: DrawingSet, icons: dict[str, Any], known: Catalogue) -> Iterator[Drawing]:
+def iconify_drawings(drawing_set: DrawingSet, icons: dict[str, Any], catalogue: Catalogue) -> Iterator[Drawing]:
     """Yield the drawings of a set of @iconify/json that show a known subject.
 
     Subjects are found by code points where the set has them, else by names.
@@ -96,16 +96,16 @@ def iconify_drawings(drawing_set: DrawingSet, icons: dict[str, Any], known: Cata
     names = {name: name for name, icon in icons["icons"].items() if not icon.get("hidden")}
     if drawing_set.kind == "names":  # further names of the same drawing, which may be the known ones
         names |= {alias: entry["parent"] for alias, entry in icons.get("aliases", {}).items() if len(entry) == 1}
-    drawn: set[str] = set()
+    drawn_icons: set[str] = set()
     for name, parent in names.items():
         if drawing_set.kind == "icons":
             if not name.endswith(drawing_set.suffix):
                 continue
-            variant = known.of_icon(name.removesuffix(drawing_set.suffix), drawing_set.family)
+            variant = catalogue.of_icon(name.removesuffix(drawing_set.suffix), drawing_set.family)
         else:
-            variant = (known.of_code(codes[name]) if name in codes else None) or known.of_name(name)
-        if variant and parent not in drawn and parent in icons["icons"]:
-            drawn.add(parent)
+            variant = (catalogue.of_code(codes[name]) if name in codes else None) or catalogue.of_name(name)
+        if variant and parent not in drawn_icons and parent in icons["icons"]:
+            drawn_icons.add(parent)
             yield Drawing(parent.removesuffix(drawing_set.suffix), variant, svg_of(icons, parent).encode(), ".svg")
 
 

@@ -72,18 +72,18 @@ def download(package: Package, folder: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         command = [npm, "pack", str(package), "--silent", "--pack-destination", temporary]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, stdin=subprocess.DEVNULL)
+            process = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, stdin=subprocess.DEVNULL)
         except subprocess.TimeoutExpired:
             raise PackageError(f"the npm registry sent no complete {package} in {TIMEOUT} s; try again") from None
         downloaded = Path(temporary, package.file)
-        if done.returncode or not downloaded.is_file():
-            reason = " ".join((done.stderr or done.stdout).split())[-300:] or f"npm returned {done.returncode}"
+        if process.returncode or not downloaded.is_file():
+            reason = " ".join((process.stderr or process.stdout).split())[-300:] or f"npm returned {process.returncode}"
             raise PackageError(f"the npm registry did not give {package}: {reason}")
-        found = digest(downloaded)
-        if found != package.sha256:
+        actual_digest = digest(downloaded)
+        if actual_digest != package.sha256:
             raise PackageError(
-                f"{package} has the SHA-256 digest {found}, and {package.sha256} is pinned: the registry or a proxy "
-                "sent something else. It was not used"
+                f"{package} has the SHA-256 digest {actual_digest}, and {package.sha256} is pinned: the registry or a "
+                "proxy sent something else. It was not used"
             )
         downloaded.replace(path)
     return path
@@ -91,11 +91,11 @@ def download(package: Package, folder: Path) -> Path:
 
 def digest(path: Path) -> str:
     """Return the SHA-256 digest of a file in hexadecimal."""
-    total = hashlib.sha256()
+    sha256 = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
-            total.update(block)
-    return total.hexdigest()
+            sha256.update(block)
+    return sha256.hexdigest()
 
 
 def members(path: Path, prefixes: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:

@@ -44,28 +44,30 @@ def records_of(
     styles: dict[str, set[str]] = defaultdict(set)
     for picture in pictures:
         styles[picture.subject.concept].add(picture.drawing_set.style)
-    homes = [
-        home_of(picture.subject.concept, picture.drawing_set.style, len(styles[picture.subject.concept]), config)
+    splits = [
+        split_of(picture.subject.concept, picture.drawing_set.style, len(styles[picture.subject.concept]), config)
         for picture in pictures
     ]
-    trained = {picture.pixels for picture, home in zip(pictures, homes, strict=True) if home == "train"}
-    wanted = "train" if split == "colours" else split
-    used = []
-    for number in allowed(pictures, config, dropped):
-        if homes[number] != "train" and pictures[number].pixels in trained:
+    training_pixels = {
+        picture.pixels for picture, home_split in zip(pictures, splits, strict=True) if home_split == "train"
+    }
+    drawings_split = "train" if split == "colours" else split
+    drawing_numbers = []
+    for number in allowed_numbers(pictures, config, dropped):
+        if splits[number] != "train" and pictures[number].pixels in training_pixels:
             dropped[COPY] += 1
-        elif homes[number] == wanted:
-            used.append(number)
+        elif splits[number] == drawings_split:
+            drawing_numbers.append(number)
     if split != "colours":
-        yield from (Composed("drawing", number) for number in used)
-    yield from coloured(pictures, used, config, split)
+        yield from (Composed("drawing", number) for number in drawing_numbers)
+    yield from recoloured_records(pictures, drawing_numbers, config, split)
     if split in ("train", "val"):
-        yield from panels(pictures, used, config)
+        yield from panel_records(pictures, drawing_numbers, config)
     if split == "train":
-        yield from scenes(pictures, used, config)
+        yield from scene_records(pictures, drawing_numbers, config)
 
 
-def allowed(pictures: list[Picture], config: DrawingsConfig, dropped: Counter[str]) -> Iterator[int]:
+def allowed_numbers(pictures: list[Picture], config: DrawingsConfig, dropped: Counter[str]) -> Iterator[int]:
     """Yield the numbers of the drawings that the settings use: their groups, skin tones and opt-out list.
 
     The others are counted in `dropped`, each by one reason.
@@ -85,27 +87,29 @@ def allowed(pictures: list[Picture], config: DrawingsConfig, dropped: Counter[st
         log.warning("%d entries of data.opt_out are no drawing, such as %s", len(unmatched), unmatched[0])
 
 
-def home_of(concept: str, style: str, styles: int, config: DrawingsConfig) -> str:
+def split_of(concept: str, style: str, styles: int, config: DrawingsConfig) -> str:
     """Return the split of a drawing: "train", "val" or "novel". styles: number of styles that show the concept."""
     if held_out_concept(concept, config.validation_share):
         return "val"
     return "novel" if held_out_style(concept, style, styles) else "train"
 
 
-def coloured(pictures: list[Picture], used: list[int], config: DrawingsConfig, split: str) -> Iterator[Composed]:
+def recoloured_records(
+    pictures: list[Picture], used: list[int], config: DrawingsConfig, split: str
+) -> Iterator[Composed]:
     """Yield records of the drawings `used` (positions in `pictures`) in another colour.
 
     In the split colours, they are one drawing for each held-out combination of concept and colour. A combination that
     a set's style shows, such as a concept drawn as a blue icon, is not held out.
     """
-    painted = {
+    painted_combinations = {
         (picture.subject.concept, STYLE_COLOURS[picture.drawing_set.style])
         for picture in pictures
         if picture.drawing_set.style in STYLE_COLOURS
     }
 
     def is_held_out(concept: str, colour: str) -> bool:
-        return (concept, colour) not in painted and held_out_colour(concept, colour)
+        return (concept, colour) not in painted_combinations and held_out_colour(concept, colour)
 
     options = [
         (number, colour)
@@ -117,28 +121,28 @@ def coloured(pictures: list[Picture], used: list[int], config: DrawingsConfig, s
         if colour != "black" and is_held_out(pictures[number].subject.concept, colour) == (split == "colours")
     ]
     if split == "colours":
-        first = {(pictures[number].subject.concept, colour): number for number, colour in reversed(options)}
-        yield from (Composed("colour", number, colour=colour) for (_, colour), number in sorted(first.items()))
+        first_drawing = {(pictures[number].subject.concept, colour): number for number, colour in reversed(options)}
+        yield from (Composed("colour", number, colour=colour) for (_, colour), number in sorted(first_drawing.items()))
     elif split in ("train", "val"):
-        for place in chosen(len(options), config.mix.colours * len(used), "colours", config.seed):
-            yield Composed("colour", options[place][0], colour=options[place][1])
+        for index in draw_numbers(len(options), config.mix.colours * len(used), "colours", config.seed):
+            yield Composed("colour", options[index][0], colour=options[index][1])
 
 
-def panels(pictures: list[Picture], used: list[int], config: DrawingsConfig) -> Iterator[Composed]:
+def panel_records(pictures: list[Picture], used: list[int], config: DrawingsConfig) -> Iterator[Composed]:
     """Yield records of two panels: the same drawing in two styles, both among `used` (positions in `pictures`)."""
-    same: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    same_drawings: dict[tuple[str, str, str], list[int]] = defaultdict(list)
     for number in used:
         picture = pictures[number]
         if not picture.tone:
-            same[picture.drawing_set.family, picture.subject.id, identity(picture)].append(number)
+            same_drawings[picture.drawing_set.family, picture.subject.id, identity(picture)].append(number)
     options = [
         (top, bottom)
-        for numbers in same.values()
+        for numbers in same_drawings.values()
         for top, bottom in permutations(numbers, 2)
         if pictures[top].drawing_set.style != pictures[bottom].drawing_set.style
     ]
-    for place in chosen(len(options), config.mix.panels * len(used), "panels", config.seed):
-        yield Composed("panels", *options[place])
+    for index in draw_numbers(len(options), config.mix.panels * len(used), "panels", config.seed):
+        yield Composed("panels", *options[index])
 
 
 def identity(picture: Picture) -> str:
@@ -146,7 +150,7 @@ def identity(picture: Picture) -> str:
     return picture.key.partition("/")[2] if picture.drawing_set.kind == "icons" else ""
 
 
-def scenes(pictures: list[Picture], used: list[int], config: DrawingsConfig) -> Iterator[Composed]:
+def scene_records(pictures: list[Picture], used: list[int], config: DrawingsConfig) -> Iterator[Composed]:
     """Yield different scenes: two drawings of the same set, both among `used` (positions in `pictures`)."""
     by_set: dict[str, list[int]] = defaultdict(list)
     for number in used:
@@ -154,22 +158,22 @@ def scenes(pictures: list[Picture], used: list[int], config: DrawingsConfig) -> 
             by_set[pictures[number].drawing_set.name].append(number)
     usable = [number for numbers in by_set.values() for number in numbers if len(numbers) > 1]
     kinds = ("alike", *wording.OPPOSITE)
-    seen: set[Composed] = set()
-    for place in range(round(config.mix.scenes * len(used)) if usable else 0):
-        generator = numpy_generator("scene of drawings", config.seed, place)
+    yielded: set[Composed] = set()
+    for index in range(round(config.mix.scenes * len(used)) if usable else 0):
+        generator = numpy_generator("scene of drawings", config.seed, index)
         first = usable[int(generator.integers(len(usable)))]
         kind = kinds[int(generator.integers(len(kinds)))]
         others = by_set[pictures[first].drawing_set.name]
         second = others[int(generator.integers(len(others)))]
         scene = Composed(kind, first) if kind == "alike" else Composed(kind, first, second)
-        same = kind != "alike" and pictures[second].subject.id == pictures[first].subject.id
-        if not same and scene not in seen:
-            seen.add(scene)
+        is_same_subject = kind != "alike" and pictures[second].subject.id == pictures[first].subject.id
+        if not is_same_subject and scene not in yielded:
+            yielded.add(scene)
             yield scene
 
 
-def chosen(options: int, count: float, kind: str, seed: int) -> list[int]:
+def draw_numbers(options: int, count: float, kind: str, seed: int) -> list[int]:
     """Draw `count` of the numbers from 0 to `options` - 1, or all if there are fewer. Returns them in order."""
     count = min(options, round(count))
-    drawn = numpy_generator(f"{kind} of drawings", seed).choice(options, count, replace=False) if count else []
-    return sorted(int(number) for number in drawn)
+    numbers = numpy_generator(f"{kind} of drawings", seed).choice(options, count, replace=False) if count else []
+    return sorted(int(number) for number in numbers)

@@ -162,12 +162,12 @@ def render_all(
         progress_bar(drawings, "rendering", "drawings") as bar,
     ):
         for name in sets:
-            whole = []
+            rendered = []
             for drawing in rendered_set(folder / f"{name}.tar.xz", side):
-                whole.append(drawing)
+                rendered.append(drawing)
                 bar.update()
-            usable = distinct(whole, subjects)
-            left_out += len(whole) - len(usable)
+            usable = distinct(rendered, subjects)
+            left_out += len(rendered) - len(usable)
             for drawing in usable:
                 file.write(drawing.png)
                 starts.append(starts[-1] + len(drawing.png))
@@ -183,15 +183,15 @@ def distinct(drawings: list[Rendered], subjects: dict[str, Subject]) -> list[Ren
 
     Of those that look the same with and without a skin tone, the ones without stay.
     """
-    shown: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    concepts_by_pixels: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for drawing in drawings:
-        shown[drawing.pixels].add((subjects[drawing.subject].concept, drawing.tone))
+        concepts_by_pixels[drawing.pixels].add((subjects[drawing.subject].concept, drawing.tone))
     return [
         drawing
         for drawing in drawings
         if not drawing.empty
-        and len({concept for concept, _ in shown[drawing.pixels]}) == 1
-        and (drawing.tone == "" or len(shown[drawing.pixels]) == 1)
+        and len({concept for concept, _ in concepts_by_pixels[drawing.pixels]}) == 1
+        and (drawing.tone == "" or len(concepts_by_pixels[drawing.pixels]) == 1)
     ]
 
 

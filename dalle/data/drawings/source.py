@@ -91,18 +91,18 @@ class DrawingsSource:
             case "drawing":
                 stated = picture.tone != "" and self.config.people == "stated"
                 names = wording.names_of(subject, picture.tone, stated, picture.drawing_set.recolour)
-                said = wording.in_style(names, style)
-                return [("en", said)] if stated else self.in_languages(said, subject, style)
+                captions = wording.in_style(names, style)
+                return [("en", captions)] if stated else self.in_languages(captions, subject, style)
             case "colour":
-                said = wording.in_colour(subject, record.colour, style)
-                return self.in_languages(said, subject, style, record.colour)
+                captions = wording.in_colour(subject, record.colour, style)
+                return self.in_languages(captions, subject, style, record.colour)
             case "alike":
-                said = wording.two_alike(subject, style)
+                captions = wording.two_alike(subject, style)
             case "panels":
-                said = wording.same_below(subject, self.drawings.pictures[record.second].drawing_set.style)
+                captions = wording.same_below(subject, self.drawings.pictures[record.second].drawing_set.style)
             case relation:
-                said = wording.placed(subject, relation, self.drawings.pictures[record.second].subject, style)
-        return [("en", said)]
+                captions = wording.placed(subject, relation, self.drawings.pictures[record.second].subject, style)
+        return [("en", captions)]
 
     def in_languages(
         self, english: list[str], subject: Subject, style: str, colour: str = ""
@@ -111,23 +111,25 @@ class DrawingsSource:
 
         They are the English ones if the subject has no words in these languages.
         """
-        said: list[tuple[str, list[str]]] = []
+        captions: list[tuple[str, list[str]]] = []
         for language in self.config.languages:
             if language == "en":
-                said.append((language, english))
+                captions.append((language, english))
             elif language in subject.labels:
                 tags = subject.tags.get(language, [])[: wording.MAX_TAGS]
                 names = names_in(language, subject.labels[language], tags, style, colour)
                 if names:
                     repeated = names * (1 + len(english) // len(names))
-                    said.append((language, repeated[: len(english)]))
-        return said or [("en", english)]
+                    captions.append((language, repeated[: len(english)]))
+        return captions or [("en", english)]
 
     def check_languages(self) -> None:
         """Raise ValueError if a language of the config has no words."""
-        known = sorted({language for subject in self.drawings.subjects.values() for language in subject.labels})
-        if unknown := [language for language in self.config.languages if language not in known]:
-            raise ValueError(f"data.languages: no words in {', '.join(unknown)}; there are words in {', '.join(known)}")
+        available = sorted({language for subject in self.drawings.subjects.values() for language in subject.labels})
+        if unknown := [language for language in self.config.languages if language not in available]:
+            raise ValueError(
+                f"data.languages: no words in {', '.join(unknown)}; there are words in {', '.join(available)}"
+            )
 
     def size(self, index: int) -> tuple[int, int]:
         """Return width and height of the picture, which is square."""
@@ -143,12 +145,13 @@ class DrawingsSource:
     def packages(self) -> list[dict[str, str]]:
         """Return name, address and SHA-256 of each package that the drawings and their words come from."""
         entries = self.drawings.sources["sets"].values()
-        used = {EMOJIBASE for entry in entries if entry["words"] == EMOJIBASE.sha256}
+        used_packages = {EMOJIBASE for entry in entries if entry["words"] == EMOJIBASE.sha256}
         for entry in entries:
             name, _, version = entry["package"].rpartition("@")
-            used.add(Package(name, version, entry["sha256"]))
+            used_packages.add(Package(name, version, entry["sha256"]))
         return [
-            {"name": str(package), "url": package.url, "sha256": package.sha256} for package in sorted(used, key=str)
+            {"name": str(package), "url": package.url, "sha256": package.sha256}
+            for package in sorted(used_packages, key=str)
         ]
 
     def counts(self) -> dict[str, dict[str, int]]:
@@ -168,9 +171,11 @@ class DrawingsSource:
     def digest(self) -> str:
         """Return a digest of the drawings and their pixels, the settings, the records and, of some, the captions."""
         settings = asdict(self.config) | {"path": ""}
-        described = [self.drawings.digest, settings]
-        some = range(0, len(self), max(1, len(self) // 200))
-        return digest_of(repr((described, self.records, [self.captions(index) for index in some])).encode())
+        drawings_and_settings = [self.drawings.digest, settings]
+        sampled_indices = range(0, len(self), max(1, len(self) // 200))
+        return digest_of(
+            repr((drawings_and_settings, self.records, [self.captions(index) for index in sampled_indices])).encode()
+        )
 
 
 def side_by_side(first: Image.Image, second: Image.Image, upright: bool) -> Image.Image:

@@ -82,13 +82,13 @@ class Catalogue:
 
     def of_code(self, code: str) -> Variant | None:
         """Find the variant with these code points: "1F469-1F3FD-200D-1F680", in any case, FE0F ignored."""
-        return self.codes.get(plain_code(code))
+        return self.codes.get(normalise_code(code))
 
     def of_name(self, name: str) -> Variant | None:
         """Find the variant that a drawing of an emoji set shows by its name: "woman-astronaut-medium-skin-tone"."""
         for spelling in spellings(name):
-            if found := self.names.get(spelling):
-                return found
+            if variant := self.names.get(spelling):
+                return variant
         return None
 
     def of_icon(self, name: str, family: str) -> Variant | None:
@@ -97,64 +97,68 @@ class Catalogue:
         family: of the sets that draw it, `DrawingSet.family`.
         """
         bare = re.sub(r"-\d+$", "", CATEGORIES.sub("", name) if family == "streamline-pixel" else name)
-        own = f"{family}/{bare}"
-        found = self.icons.get(icon_key(own))
-        if not found and bare not in NOT_DRAWN and own not in NOT_DRAWN:
-            found = self.icons.get(icon_key(bare))
-        if found and self.subjects[found.subject].group not in WITHOUT_ICONS and not found.tone:
-            return found
+        family_name = f"{family}/{bare}"
+        variant = self.icons.get(icon_key(family_name))
+        if not variant and bare not in NOT_DRAWN and family_name not in NOT_DRAWN:
+            variant = self.icons.get(icon_key(bare))
+        if variant and self.subjects[variant.subject].group not in WITHOUT_ICONS and not variant.tone:
+            return variant
         return None
 
 
-def catalogue(files: Mapping[str, bytes]) -> Catalogue:
+def build_catalogue(files: Mapping[str, bytes]) -> Catalogue:
     """Build the catalogue from files of emojibase-data: "en/data.json", "en/shortcodes/...", "fr/data.json", ..."""
     subjects, codes, names = [], {}, {}
     groups = {group["order"]: group["key"] for group in json.loads(files["en/messages.json"])["groups"]}
     languages = sorted(name.split("/")[0] for name in files if name.endswith("/data.json"))
-    said = {language: _words_by_code(json.loads(files[f"{language}/data.json"])) for language in languages}
+    words_by_language = {language: _words_by_code(json.loads(files[f"{language}/data.json"])) for language in languages}
     for entry in json.loads(files["en/data.json"]):
         if "group" not in entry:  # regional indicators, which are letters of flags
             continue
-        code = plain_code(entry["hexcode"])
+        code = normalise_code(entry["hexcode"])
         subject = Subject(
             code,
             concept_of(entry["label"], groups[entry["group"]]),
-            {language: words[code][0] for language, words in said.items() if code in words},
-            {language: words[code][1] for language, words in said.items() if code in words and words[code][1]},
+            {language: words[code][0] for language, words in words_by_language.items() if code in words},
+            {
+                language: words[code][1]
+                for language, words in words_by_language.items()
+                if code in words and words[code][1]
+            },
             GENDERS.get(entry.get("gender"), ""),
             groups[entry["group"]],
         )
         subjects.append(subject)
         codes[code] = Variant(code)
-        names.setdefault(squeezed(entry["label"]), codes[code])
+        names.setdefault(normalise_name(entry["label"]), codes[code])
         for skin in entry.get("skins", ()):
             tone = skin["tone"]
             tones = [TONES[number] for number in (tone if isinstance(tone, list) else [tone])]
             variant = Variant(code, " and ".join(dict.fromkeys(tones)))
-            codes[plain_code(skin["hexcode"])] = variant
-            names.setdefault(squeezed(skin["label"]), variant)
+            codes[normalise_code(skin["hexcode"])] = variant
+            names.setdefault(normalise_name(skin["label"]), variant)
     for name, content in files.items():
         if name.startswith("en/shortcodes/") and name.endswith(".json"):
             for code, shortcodes in json.loads(content).items():
-                variant = codes.get(plain_code(code))
+                variant = codes.get(normalise_code(code))
                 for shortcode in [shortcodes] if isinstance(shortcodes, str) else shortcodes:
                     if variant and len(shortcode) > 2:
-                        names.setdefault(squeezed(shortcode), variant)
+                        names.setdefault(normalise_name(shortcode), variant)
     icons = {icon_key(subject.labels["en"]): codes[subject.id] for subject in reversed(subjects)}
-    for name, label in entries(OBJECTS):
+    for name, label in parse_table(OBJECTS):
         if icon_key(name) not in icons:
             subject = Subject(name.replace(" ", "-"), label or name, {"en": label or name})
             subjects.append(subject)
             icons[icon_key(name)] = Variant(subject.id)
             icons.setdefault(icon_key(subject.labels["en"]), Variant(subject.id))
-            names.setdefault(squeezed(name), Variant(subject.id))
-    for name, label in entries(ALIASES):
+            names.setdefault(normalise_name(name), Variant(subject.id))
+    for name, label in parse_table(ALIASES):
         if icon_key(label) in icons:  # missing if the emojis are others than those of the pinned package
             icons[icon_key(name)] = icons[icon_key(label)]
     return Catalogue(subjects, codes, names, icons)
 
 
-def entries(table: str) -> list[tuple[str, str]]:
+def parse_table(table: str) -> list[tuple[str, str]]:
     """Split a table of `icon_names`, "name=label, name, ...", into pairs of name and label ("" if it has none)."""
     pairs = (entry.partition("=") for entry in " ".join(table.split()).split(", "))
     return [(name.strip(), label.strip()) for name, _, label in pairs]
@@ -163,11 +167,11 @@ def entries(table: str) -> list[tuple[str, str]]:
 def icon_key(name: str) -> str:
     """Normalise the name of an icon or a label for comparison; the family in "tabler/book" is kept apart."""
     family, slash, bare = name.rpartition("/")
-    return family + slash + squeezed(bare)
+    return family + slash + normalise_name(bare)
 
 
 def _words_by_code(entries: list[dict[str, Any]]) -> dict[str, tuple[str, list[str]]]:
-    return {plain_code(entry["hexcode"]): (entry["label"], entry.get("tags", [])) for entry in entries}
+    return {normalise_code(entry["hexcode"]): (entry["label"], entry.get("tags", [])) for entry in entries}
 
 
 def concept_of(label: str, group: str) -> str:
@@ -177,12 +181,12 @@ def concept_of(label: str, group: str) -> str:
     return base_name(label.replace(":", "").replace(",", ""))
 
 
-def plain_code(code: str) -> str:
+def normalise_code(code: str) -> str:
     """Normalise code points such as "2764-fe0f": upper case, without the variation selector FE0F."""
     return code.upper().replace(VARIATION_SELECTOR, "")
 
 
-def squeezed(name: str) -> str:
+def normalise_name(name: str) -> str:
     """Normalise a name for comparison, to lower case letters and digits only: "Red Apple" -> "redapple"."""
     return re.sub(r"[^a-z0-9]", "", name.lower().replace("\u2019", "").replace("&", "and"))
 
@@ -195,4 +199,4 @@ def spellings(name: str) -> list[str]:
     """
     bare = re.sub(r"-\d+$", "", name)
     flag = re.sub(r"^flag-for-(flag-)?", "", bare)
-    return [squeezed(spelling) for spelling in (name, bare, f"flag {flag}") if spelling]
+    return [normalise_name(spelling) for spelling in (name, bare, f"flag {flag}") if spelling]

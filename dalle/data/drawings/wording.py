@@ -68,11 +68,11 @@ def in_style(names: list[str], style: str, coloured: bool = False) -> list[str]:
     coloured: leave out phrases that say that the drawing is black.
     """
     phrases = [style_phrase for style_phrase in STYLES[style] if not (coloured and "black" in style_phrase)]
-    said = [
+    captions = [
         template.format(**{"name": name, "style": style_phrase, "a style": a_style(style_phrase)})
         for name, style_phrase, template in product(names, phrases, STYLED)
     ]
-    return [*said, *names[: 1 + len(names) // 2]]
+    return [*captions, *names[: 1 + len(names) // 2]]
 
 
 def a_style(style: str) -> str:
@@ -101,12 +101,15 @@ def same_below(subject: Subject, bottom: str) -> list[str]:
     "the exact same owl on the top as a line drawing on the bottom"
     """
     name = bare_name(subject)
-    below = STYLES[bottom]
-    said = [f"the exact same {name} on the top as {a_style(style_phrase)} on the bottom" for style_phrase in below]
-    unnamed = [
-        f"the exact same picture on the top as {a_style(style_phrase)} on the bottom" for style_phrase in below[:1]
+    style_phrases = STYLES[bottom]
+    captions = [
+        f"the exact same {name} on the top as {a_style(style_phrase)} on the bottom" for style_phrase in style_phrases
     ]
-    return [*said, *said, *unnamed]
+    unnamed_captions = [
+        f"the exact same picture on the top as {a_style(style_phrase)} on the bottom"
+        for style_phrase in style_phrases[:1]
+    ]
+    return [*captions, *captions, *unnamed_captions]
 
 
 def bare_name(subject: Subject) -> str:
@@ -168,8 +171,10 @@ def two_alike(subject: Subject, style: str) -> list[str]:
 
 def placed(first: Subject, relation: str, second: Subject, style: str) -> list[str]:
     """Return captions of a scene of two drawings: "a rocket above a house". relation: key of `OPPOSITE`."""
-    one, other = with_article(subject_label(first)), with_article(subject_label(second))
-    return in_style([f"{one} {relation} {other}", f"{other} {OPPOSITE[relation]} {one}"], style)
+    first_phrase, second_phrase = with_article(subject_label(first)), with_article(subject_label(second))
+    return in_style(
+        [f"{first_phrase} {relation} {second_phrase}", f"{second_phrase} {OPPOSITE[relation]} {first_phrase}"], style
+    )
 
 
 OPPOSITE = {"above": "below", "to the left of": "to the right of"}

@@ -12,7 +12,7 @@ from drawings_records import of_kind
 from dalle import optional_dependencies
 from dalle.data import DATA_SETS
 from dalle.data.audit.provenance import data_meta
-from dalle.data.drawings.build import add
+from dalle.data.drawings.build import add_file
 from dalle.data.drawings.config import DrawingsConfig, MixConfig
 from dalle.data.drawings.packages import PACKAGES
 from dalle.data.drawings.records import COPY, NOT_RENDERED, OTHER_GROUP, SKIN_TONE
@@ -141,7 +141,7 @@ def test_drawings_that_the_cache_lacks_are_counted(config, tmp_path):
     contents["1F34E.svg"] = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"/>'
     with tarfile.open(archive, "w:xz") as file:
         for name, content in contents.items():
-            add(file, name, content)
+            add_file(file, name, content)
     for _ in range(2):
         assert DrawingsSource(replace(config, path=str(folder)), "train").dropped[NOT_RENDERED] == 1
 

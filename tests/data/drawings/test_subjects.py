@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dalle.data.drawings.icon_names import ALIASES, NOT_DRAWN, OBJECTS
-from dalle.data.drawings.subjects import Catalogue, catalogue, entries, icon_key
+from dalle.data.drawings.subjects import Catalogue, build_catalogue, icon_key, parse_table
 
 EMOJIS = {
     "1F319": "crescent moon",
@@ -24,7 +24,7 @@ EMOJIS = {
 @pytest.fixture(scope="module")
 def known() -> Catalogue:
     data = [{"label": label, "hexcode": code, "group": 3} for code, label in EMOJIS.items()]
-    return catalogue(
+    return build_catalogue(
         {
             "en/data.json": json.dumps(data).encode(),
             "en/messages.json": json.dumps({"groups": [{"key": "animals-nature", "order": 3}]}).encode(),
@@ -64,8 +64,8 @@ def test_names_of_emoji_sets_are_still_found_by_shortcodes(known):
 
 
 def test_the_tables_of_names_do_not_contradict_each_other():
-    aliases = [icon_key(name) for name, _ in entries(ALIASES)]
-    objects = [icon_key(name) for name, _ in entries(OBJECTS)]
+    aliases = [icon_key(name) for name, _ in parse_table(ALIASES)]
+    objects = [icon_key(name) for name, _ in parse_table(OBJECTS)]
     left_out = {icon_key(name) for name in NOT_DRAWN}
     assert len(set(aliases)) == len(aliases) and len(set(objects)) == len(objects)
     assert not left_out & {*aliases, *objects}
