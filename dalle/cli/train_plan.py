@@ -5,9 +5,9 @@ from pathlib import Path
 from dalle.cli.train_config import TrainConfig
 from dalle.cli.train_inputs import find_dvae_config, with_model_sizes
 from dalle.planning.cards import find_card
-from dalle.planning.changes import changes, check_fits
+from dalle.planning.changes import alternative_plans, check_fits
 from dalle.planning.plan import Planner
-from dalle.planning.report import report
+from dalle.planning.report import format_plan
 
 
 def print_plans(runs: list[tuple[TrainConfig, Path]]) -> None:
@@ -18,9 +18,11 @@ def print_plans(runs: list[tuple[TrainConfig, Path]]) -> None:
         stage = with_model_sizes(run, dvae)
         planner = Planner(run.data.image_size, run.world, card, run.shard_size, dvae)
         plan = planner.plan(stage, run.distributed)
-        print(f"{stage.name}: {report(plan)}")
-        alternatives = changes(planner, stage, run.distributed)
+        print(f"{stage.name}: {format_plan(plan)}")
+        alternatives = alternative_plans(planner, stage, run.distributed)
         if len(runs) > 1:  # stage=all has the settings of each stage in a section of its own
             section = f"stage.{stage.name}."
-            alternatives = ((typed.replace("stage.", section), other) for typed, other in alternatives)
+            alternatives = (
+                (overrides.replace("stage.", section), alternative) for overrides, alternative in alternatives
+            )
         check_fits(plan, alternatives)

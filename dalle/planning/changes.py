@@ -14,26 +14,29 @@ MAX_ACCUMULATE = 64
 
 
 def check_fits(plan: Plan, alternatives: Iterator[tuple[str, Plan]]) -> None:
-    """Raise ValueError unless the plan fits; the message names the first of `alternatives`, of `changes`, that does."""
+    """Raise ValueError unless the plan fits; the message names the first of `alternatives` that does.
+
+    alternatives: result of `alternative_plans`.
+    """
     if plan.fits:
         return
-    found = next(((typed, other) for typed, other in alternatives if other.fits), None)
+    fitting = next(((overrides, alternative) for overrides, alternative in alternatives if alternative.fits), None)
     remedy = "no setting makes it fit: use more cards, larger ones, or a smaller model"
-    if found is not None:
-        typed, other = found
-        remedy = f"it fits with {typed} ({other.needed / GIGABYTE:.1f} GB)"
+    if fitting is not None:
+        overrides, alternative = fitting
+        remedy = f"it fits with {overrides} ({alternative.needed_bytes / GIGABYTE:.1f} GB)"
     raise ValueError(
-        f"this run needs {plan.needed / GIGABYTE:.1f} GB on each rank, and {plan.card.name} has "
+        f"this run needs {plan.needed_bytes / GIGABYTE:.1f} GB on each rank, and {plan.card.name} has "
         f"{plan.card.memory / GIGABYTE:.0f} GB: {remedy}"
     )
 
 
-def changes(planner: Planner, stage: Any, mode: str) -> Iterator[tuple[str, Plan]]:
+def alternative_plans(planner: Planner, stage: Any, mode: str) -> Iterator[tuple[str, Plan]]:
     """Yield plans with changed settings, cheapest first, each in addition to the previous ones: (settings, plan).
 
     The settings are as typed on the command line. None changes the loss: the stage's `accumulation_is_exact` is heeded.
     """
-    typed: list[str] = []
+    overrides: list[str] = []
     if mode == "ddp" and planner.world > 1:
         choices = [(["distributed=fsdp"], "fsdp", stage)]
         if stage.compression.rank:  # between copies of the weights, of which one machine has one
@@ -42,56 +45,59 @@ def changes(planner: Planner, stage: Any, mode: str) -> Iterator[tuple[str, Plan
                 (["distributed=hsdp"], "hsdp", stage),
                 (["distributed=fsdp", "stage.compression.rank=0"], "fsdp", uncompressed),
             ]
-        for settings, sharded, changed in choices:
-            if plan := plan_if_allowed(planner, changed, sharded):
-                typed, mode, stage = settings, sharded, changed
-                yield " ".join(typed), plan
+        for settings, sharded_mode, changed in choices:
+            if plan := plan_if_allowed(planner, changed, sharded_mode):
+                overrides, mode, stage = settings, sharded_mode, changed
+                yield " ".join(overrides), plan
                 break
     if stage.optimizer.kind == "adamw" and stage.optimizer.moments == "float32":
         stage = replace(stage, optimizer=replace(stage.optimizer, moments="paper16"))
-        typed.append("stage.optimizer.moments=paper16")
-        yield " ".join(typed), planner.plan(stage, mode)
+        overrides.append("stage.optimizer.moments=paper16")
+        yield " ".join(overrides), planner.plan(stage, mode)
     accumulate = []
     while stage.accumulation_is_exact and stage.accumulate < MAX_ACCUMULATE:
         smaller = replace(stage, accumulate=2 * stage.accumulate)
         if (plan := plan_if_allowed(planner, smaller, mode)) is None:  # the batch does not divide
             break
         stage, accumulate = smaller, [f"stage.accumulate={smaller.accumulate}"]
-        yield " ".join([*typed, *accumulate]), plan
-    typed += accumulate
+        yield " ".join([*overrides, *accumulate]), plan
+    overrides += accumulate
     layers = count_layers(stage)
-    recomputed = 0
+    num_recomputed = 0
     if stage.recompute:
-        recomputed = layers if stage.recompute_layers is None else stage.recompute_layers
-    if recomputed < layers:
+        num_recomputed = layers if stage.recompute_layers is None else stage.recompute_layers
+    if num_recomputed < layers:
         if not stage.recompute:
-            typed.append("stage.recompute=true")
-        for some in sorted({layers * quarters // 4 for quarters in (1, 2, 3)}):
-            if some > recomputed:
-                changed = planner.plan(replace(stage, recompute=True, recompute_layers=some), mode)
-                yield " ".join([*typed, f"stage.recompute_layers={some}"]), changed
+            overrides.append("stage.recompute=true")
+        for recompute_layers in sorted({layers * quarters // 4 for quarters in (1, 2, 3)}):
+            if recompute_layers > num_recomputed:
+                changed = planner.plan(replace(stage, recompute=True, recompute_layers=recompute_layers), mode)
+                yield " ".join([*overrides, f"stage.recompute_layers={recompute_layers}"]), changed
         if stage.recompute:
-            typed.append("stage.recompute_layers=null")
+            overrides.append("stage.recompute_layers=null")
         stage = replace(stage, recompute=True, recompute_layers=None)
-        yield " ".join(typed), planner.plan(stage, mode)
+        yield " ".join(overrides), planner.plan(stage, mode)
     if mode == "hsdp":  # groups of all ranks, without compression between copies, of which there is one
-        others = [override for override in typed if not override.startswith("distributed=")]
+        other_overrides = [override for override in overrides if not override.startswith("distributed=")]
         uncompressed = replace(stage, compression=replace(stage.compression, rank=0))
         if plan := plan_if_allowed(planner, uncompressed, "fsdp"):
-            yield " ".join(["distributed=fsdp", "stage.compression.rank=0", *others]), plan
+            yield " ".join(["distributed=fsdp", "stage.compression.rank=0", *other_overrides]), plan
     if planner.shards(mode) == 1 and stage.optimizer.kind == "adamw" and layers:
-        yield from sixteen_bit_changes(planner, stage, mode, typed)
+        yield from sixteen_bit_plans(planner, stage, mode, overrides)
 
 
-def sixteen_bit_changes(planner: Planner, stage: Any, mode: str, typed: list[str]) -> Iterator[tuple[str, Plan]]:
-    """Yield plans with bfloat16 weights and without EMA, as `changes` does; `typed`: the settings so far."""
+def sixteen_bit_plans(planner: Planner, stage: Any, mode: str, overrides: list[str]) -> Iterator[tuple[str, Plan]]:
+    """Yield plans with bfloat16 weights and without EMA, as `alternative_plans` does.
+
+    overrides: the settings changed so far.
+    """
     if stage.parameters == "float32" and precision_of(stage, planner.card) == "bfloat16":
         stage = replace(stage, parameters="bfloat16")
-        typed = [*typed, "stage.parameters=bfloat16"]
-        yield " ".join(typed), planner.plan(stage, mode)
+        overrides = [*overrides, "stage.parameters=bfloat16"]
+        yield " ".join(overrides), planner.plan(stage, mode)
     if stage.ema.decay:
         stage = replace(stage, ema=replace(stage.ema, decay=0.0))
-        yield " ".join([*typed, "stage.ema.decay=0"]), planner.plan(stage, mode)
+        yield " ".join([*overrides, "stage.ema.decay=0"]), planner.plan(stage, mode)
 
 
 def plan_if_allowed(planner: Planner, stage: Any, mode: str) -> Plan | None:

@@ -49,7 +49,7 @@ class RankMemory:
     targets: int  # distributions over the codes, of all micro-batches
     update: int  # temporary tensors of the optimizer or of PowerSGD
     accumulates: bool = False  # gradients over several micro-batches
-    buckets: bool = False  # of DDP, which hold the gradients, and exist before them too
+    has_buckets: bool = False  # of DDP, which hold the gradients, and exist before them too
 
     @property
     def peak(self) -> int:
@@ -59,13 +59,13 @@ class RankMemory:
         while images are encoded or the model is validated, without gradients. With several micro-batches the gradients
         of the previous ones are there from the second on, outside of DDP's buckets.
         """
-        always = self.parameters + self.moments + self.errors + self.bases + self.ema + self.buffers + self.encoder
-        kept = self.buckets * self.gradients
-        backward = self.targets + self.unsharded + self.activations + self.accumulates * self.gradients + kept
+        constant = self.parameters + self.moments + self.errors + self.bases + self.ema + self.buffers + self.encoder
+        bucket_bytes = self.has_buckets * self.gradients
+        backward = self.targets + self.unsharded + self.activations + self.accumulates * self.gradients + bucket_bytes
         update = self.targets + self.gradients + self.update
         # validation encodes images too, while it holds gathered weights
-        encoding = kept + self.encoding + max(self.gathered, self.targets)
-        return always + max(backward, update, encoding)
+        encoding = bucket_bytes + self.encoding + max(self.gathered, self.targets)
+        return constant + max(backward, update, encoding)
 
 
 def rank_memory(
@@ -89,16 +89,16 @@ def rank_memory(
     share = placement.parameters / count_trainable(model)
     parameters = round(share * parameter_bytes(model, config))
     matrices = placement.partitions.values()  # that are compressed
-    error = ERROR16 if config.compression.precision == "paper16" else FLOAT32
-    averaged = config.ema.decay > 0  # else the average shares the memory of the model
+    error_bytes = ERROR16 if config.compression.precision == "paper16" else FLOAT32
+    has_ema = config.ema.decay > 0  # else the average shares the memory of the model
     return RankMemory(
         parameters=parameters,
         gradients=parameters,
         moments=round(share * moment_bytes(model, config)),
-        errors=error * sum(partition.uncompressed for partition in matrices),
+        errors=error_bytes * sum(partition.uncompressed for partition in matrices),
         bases=FLOAT32 * sum(math.prod(partition.basis_shape) for partition in matrices),
-        ema=round(share * FLOAT32 * count_trainable(model)) if averaged else 0,
-        buffers=(1 + averaged) * sum(buffer.nbytes for buffer in model.buffers()),
+        ema=round(share * FLOAT32 * count_trainable(model)) if has_ema else 0,
+        buffers=(1 + has_ema) * sum(buffer.nbytes for buffer in model.buffers()),
         gathered=FLOAT32 * count_trainable(model) if shards > 1 and not config.validates_sharded else 0,
         unsharded=unsharded_bytes(model) if shards > 1 else 0,
         activations=activations,
@@ -107,7 +107,7 @@ def rank_memory(
         targets=targets_bytes(model, config, images),
         update=max(update_bytes(model, config, share), compression_bytes(placement, config.compression)),
         accumulates=config.accumulate > 1,
-        buckets=shards == 1 and replicas > 1 and not config.compression.rank,
+        has_buckets=shards == 1 and replicas > 1 and not config.compression.rank,
     )
 
 
@@ -119,17 +119,19 @@ def count_trainable(module: nn.Module) -> int:
 def parameter_bytes(model: nn.Module, config: StageConfig) -> int:
     """Return the bytes of the trained parameters; their gradients are as large."""
     matrices = bfloat16_matrices(model).values() if config.parameters == "bfloat16" else ()
-    halves = sum(matrix.weight.numel() for matrix in matrices)
-    return FLOAT32 * (count_trainable(model) - halves) + BFLOAT16 * halves
+    bfloat16_elements = sum(matrix.weight.numel() for matrix in matrices)
+    return FLOAT32 * (count_trainable(model) - bfloat16_elements) + BFLOAT16 * bfloat16_elements
 
 
 def moment_bytes(model: nn.Module, config: StageConfig) -> int:
     """Return the bytes of the optimizer's moments: two per parameter, for Muon one per matrix."""
-    matrices = sum(matrix.weight.numel() for matrix in weight_matrices(model).values())
-    others = count_trainable(model) - matrices
+    matrix_elements = sum(matrix.weight.numel() for matrix in weight_matrices(model).values())
+    other_elements = count_trainable(model) - matrix_elements
     if config.optimizer.kind == "muon":
-        return FLOAT32 * (matrices + 2 * others)
-    return 2 * ((MOMENT16 if config.optimizer.moments == "paper16" else FLOAT32) * matrices + FLOAT32 * others)
+        return FLOAT32 * (matrix_elements + 2 * other_elements)
+    return 2 * (
+        (MOMENT16 if config.optimizer.moments == "paper16" else FLOAT32) * matrix_elements + FLOAT32 * other_elements
+    )
 
 
 def update_bytes(model: nn.Module, config: StageConfig, share: float = 1.0) -> int:
@@ -142,14 +144,14 @@ def update_bytes(model: nn.Module, config: StageConfig, share: float = 1.0) -> i
     matrices = weight_matrices(model).values()
     largest_matrix = max((matrix.weight.numel() for matrix in matrices), default=0)
     largest = max((parameter.numel() for parameter in model.parameters() if parameter.requires_grad), default=0)
-    of_matrix = UPDATE_COPIES[config.parameters, config.optimizer.moments]
-    needed = FLOAT32 * share * max(UPDATE_COPIES["float32", "float32"] * largest, of_matrix * largest_matrix)
+    matrix_copies = UPDATE_COPIES[config.parameters, config.optimizer.moments]
+    temporary = FLOAT32 * share * max(UPDATE_COPIES["float32", "float32"] * largest, matrix_copies * largest_matrix)
     if config.optimizer.kind == "muon":
         for parts in {matrix.parts for matrix in matrices}:
-            chosen = [matrix.weight for matrix in matrices if matrix.parts == parts]
-            sizes = [sum(weight.numel() for weight in batch) for batch in batches(chosen)]
-            needed = max(needed, FLOAT32 * MUON_COPIES * max(sizes))
-    return round(needed)
+            weights = [matrix.weight for matrix in matrices if matrix.parts == parts]
+            sizes = [sum(weight.numel() for weight in batch) for batch in batches(weights)]
+            temporary = max(temporary, FLOAT32 * MUON_COPIES * max(sizes))
+    return round(temporary)
 
 
 def compression_bytes(placement: Placement, config: CompressionConfig) -> int:
@@ -163,11 +165,13 @@ def compression_bytes(placement: Placement, config: CompressionConfig) -> int:
     matrices = placement.partitions.values()
     gradients = sum(partition.uncompressed for partition in matrices)
     factors = sum(partition.compressed for partition in matrices)
-    of_matrix = COMPRESSION_COPIES[config.precision] * max(
+    update_copies = COMPRESSION_COPIES[config.precision] * max(
         (partition.uncompressed for partition in matrices), default=0
     )
-    sent = SENT_COPIES[config.precision] * factors
-    return round(FLOAT32 * (gradients + factors + max(sent, 2 * (placement.parameters - gradients), of_matrix)))
+    sent_copies = SENT_COPIES[config.precision] * factors
+    return round(
+        FLOAT32 * (gradients + factors + max(sent_copies, 2 * (placement.parameters - gradients), update_copies))
+    )
 
 
 def unsharded_bytes(model: nn.Module) -> int:

@@ -19,7 +19,7 @@ class Placement(NamedTuple):
     partitions: dict[str, MatrixPartition]  # of the matrices whose gradients are compressed
 
 
-def place(
+def place_model(
     build: Callable[[], nn.Module], mode: str, shard_size: int | None, world: int, compression: CompressionConfig
 ) -> Placement:
     """Shard the model for `world` ranks as training does, and return the part of the first rank, the largest.
@@ -34,16 +34,17 @@ def place(
     dist.init_process_group("fake", rank=0, world_size=world, store=FakeStore())
     try:
         mesh = init_mesh(mode, shard_size, torch.device("cpu"))
-        compressed = compression.rank > 0
+        is_compressed = compression.rank > 0
         with torch.device("meta"):
             model = build()
         if mesh is not None:
             compression.check_sharding()
-            shard(model, mesh_of_backward(mesh, compressed))
+            shard(model, mesh_of_backward(mesh, is_compressed))
         shards = 1 if mesh is None else mesh[SHARD].size()
-        found = partitions(model, compression, shards) if compressed else {}
+        matrix_partitions = partitions(model, compression, shards) if is_compressed else {}
         return Placement(
-            sum(local(parameter).numel() for parameter in model.parameters() if parameter.requires_grad), found
+            sum(local(parameter).numel() for parameter in model.parameters() if parameter.requires_grad),
+            matrix_partitions,
         )
     finally:
         dist.destroy_process_group()

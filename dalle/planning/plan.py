@@ -11,9 +11,9 @@ from dalle.models.blocks import ResidualBranch
 from dalle.models.dvae.config import DVAEConfig
 from dalle.planning.activations import MicroBatchCost, micro_batch_cost
 from dalle.planning.cards import GIGABYTE, Card
-from dalle.planning.communication import communication, compressed_bytes
+from dalle.planning.communication import communication_cost, compressed_bytes
 from dalle.planning.memory import RankMemory, count_trainable, parameter_bytes, rank_memory
-from dalle.planning.placement import place
+from dalle.planning.placement import place_model
 from dalle.precision import matmul_format
 from dalle.training.branch_hooks import recomputed_branches
 from dalle.training.flops import TRAINING_FACTOR, EncodingCost
@@ -21,7 +21,7 @@ from dalle.training.sharding import check_mode
 
 ASSUMED_MFU = 0.45  # share of the card's peak rate that training reaches, if it does not wait for the network
 MAX_COUNTED = 1024  # images of a micro-batch whose cost is counted: chunks of logits take time
-RESERVED = 1.5 * GIGABYTE  # bytes of the context, of workspaces and of fragments, which no plan counts
+RESERVED_BYTES = 1.5 * GIGABYTE  # bytes of the context, of workspaces and of fragments, which no plan counts
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class Plan:
     config: Any  # of the stage
 
     @property
-    def needed(self) -> float:
+    def needed_bytes(self) -> float:
         """Bytes that a card needs."""
-        return self.memory.peak + RESERVED
+        return self.memory.peak + RESERVED_BYTES
 
     @property
     def fits(self) -> bool:
-        return self.needed <= self.card.memory
+        return self.needed_bytes <= self.card.memory
 
     @property
     def seconds(self) -> float:
@@ -102,7 +102,7 @@ class Planner:
             model = build()
         cost = self.cost(stage, images)
         flops = round((TRAINING_FACTOR + recomputed_share(model, stage)) * cost.flops) * stage.accumulate
-        placement = place(build, mode, shards, self.world, stage.compression)
+        placement = place_model(build, mode, shards, self.world, stage.compression)
         encoding = EncodingCost(0, 0, 0) if self.dvae is None else stage.encoding_cost(self.image_size, self.dvae)
         memory = rank_memory(
             model,
@@ -116,7 +116,9 @@ class Planner:
         )
         parameters = count_trainable(model)
         weights, compressed = parameter_bytes(model, stage), compressed_bytes(placement, stage.compression)
-        sent, network = communication(weights, self.world, shards, stage.accumulate, self.card, compressed)
+        bytes_sent, network_seconds = communication_cost(
+            weights, self.world, shards, stage.accumulate, self.card, compressed
+        )
         encoding_flops = encoding.flops * images * stage.accumulate
         return Plan(
             card=self.card,
@@ -127,10 +129,10 @@ class Planner:
             memory=memory,
             flops=flops,
             encoding_flops=encoding_flops,
-            bytes_sent=sent,
+            bytes_sent=bytes_sent,
             compute_seconds=self.assumed_seconds(flops, precision_of(stage, self.card), stage),
             encoding_seconds=self.assumed_seconds(encoding_flops, "float32", stage),
-            network_seconds=network,
+            network_seconds=network_seconds,
             config=stage,
         )
 
@@ -151,9 +153,14 @@ class Planner:
     def cost(self, stage: Any, images: int) -> MicroBatchCost:
         """Return the cost of a micro-batch of `images` images, extrapolated from fewer ones above a limit."""
         if images > MAX_COUNTED and stage.accumulation_is_exact:  # else the loss compares all images of a micro-batch
-            fewer = MAX_COUNTED // 2
-            costs = zip(self.cost(stage, fewer), self.cost(stage, MAX_COUNTED), strict=True)
-            return MicroBatchCost(*(most + (images - MAX_COUNTED) * (most - few) // fewer for few, most in costs))
+            half_count = MAX_COUNTED // 2
+            costs = zip(self.cost(stage, half_count), self.cost(stage, MAX_COUNTED), strict=True)
+            return MicroBatchCost(
+                *(
+                    limit_cost + (images - MAX_COUNTED) * (limit_cost - half_cost) // half_count
+                    for half_cost, limit_cost in costs
+                )
+            )
         key = images, stage.recompute, stage.recompute_layers, stage.parameters
         if key not in self._costs:
             build = partial(stage.model_class, stage.model)

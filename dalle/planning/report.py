@@ -1,24 +1,24 @@
 """A plan as text."""
 
 from dalle.planning.cards import GIGABYTE
-from dalle.planning.plan import ASSUMED_MFU, RESERVED, Plan
+from dalle.planning.plan import ASSUMED_MFU, RESERVED_BYTES, Plan
 from dalle.precision import matmul_format
 
 SECONDS_PER_DAY = 86_400
 
 
-def report(plan: Plan) -> str:
+def format_plan(plan: Plan) -> str:
     """Return the plan as text, one line per quantity."""
     memory, config = plan.memory, plan.config
     tokens = getattr(config.model, "text_positions", 0) + getattr(config.model, "grid", 0) ** 2
-    per_second = config.batch_size / plan.seconds
-    placed = f"sharded over {plan.shards} ranks" if plan.shards > 1 else "whole on each rank"
+    images_per_second = config.batch_size / plan.seconds
+    placement = f"sharded over {plan.shards} ranks" if plan.shards > 1 else "whole on each rank"
     lines = [
-        f"{plan.world} x {plan.card.name}, {plan.parameters:,} parameters, {placed}",
+        f"{plan.world} x {plan.card.name}, {plan.parameters:,} parameters, {placement}",
         f"micro-batch      {plan.images} images x {config.accumulate} on each rank, {config.batch_size} in all",
         "memory of a rank",
     ]
-    held = {
+    bytes_by_use = {
         "parameters": memory.parameters,
         "gradients": memory.gradients,
         "moments": memory.moments,
@@ -35,15 +35,16 @@ def report(plan: Plan) -> str:
         "update": memory.update,
         "peak": memory.peak,
     }
-    lines += [f"  {name:<16} {value / GIGABYTE:9.3f} GB" for name, value in held.items() if value]
+    lines += [f"  {name:<16} {value / GIGABYTE:9.3f} GB" for name, value in bytes_by_use.items() if value]
     lines += [
-        f"  {'of the card':<16} {plan.card.memory / GIGABYTE:9.3f} GB, {RESERVED / GIGABYTE:.1f} GB of it reserved",
+        f"  {'of the card':<16} {plan.card.memory / GIGABYTE:9.3f} GB, {RESERVED_BYTES / GIGABYTE:.1f} GB of it "
+        "reserved",
         f"sent per update  {plan.bytes_sent / GIGABYTE:.2f} GB by each rank, {plan.network_seconds:.3f} s",
         f"computation      {plan.flops / 1e12:.1f} TFLOP on each rank, {plan.compute_seconds:.3f} s at "
         f"{ASSUMED_MFU:.0%} MFU",
         *encoding_lines(plan),
-        f"speed            {per_second:,.0f} images/s"
-        + (f", {per_second * tokens:,.0f} tokens/s" if config.name == "transformer" else ""),
+        f"speed            {images_per_second:,.0f} images/s"
+        + (f", {images_per_second * tokens:,.0f} tokens/s" if config.name == "transformer" else ""),
         f"time             {plan.seconds * config.steps / SECONDS_PER_DAY:.1f} days for {config.steps:,} updates",
     ]
     return "\n".join(lines)

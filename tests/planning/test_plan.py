@@ -15,10 +15,10 @@ from dalle.models.transformer.model import Transformer
 from dalle.planning import plan
 from dalle.planning.cards import CARDS, find_card
 from dalle.planning.changes import check_fits
-from dalle.planning.communication import communication
-from dalle.planning.placement import place
+from dalle.planning.communication import communication_cost
+from dalle.planning.placement import place_model
 from dalle.planning.plan import Planner, precision_of
-from dalle.planning.report import report
+from dalle.planning.report import format_plan
 from dalle.stages import STAGES
 from dalle.training.compression import CompressionConfig
 from dalle.training.ema import EMAConfig
@@ -45,7 +45,7 @@ def test_the_largest_shard_counts():
     build = lambda: Transformer(SMALL)  # noqa: E731
     sizes = [parameter.shape for parameter in build().parameters()]
     expected = sum(-(-size[0] // 4) * math.prod(size[1:]) for size in sizes)
-    assert place(build, "fsdp", None, 4, CompressionConfig()).parameters == expected
+    assert place_model(build, "fsdp", None, 4, CompressionConfig()).parameters == expected
 
 
 def test_ddp_divides_the_images_only():
@@ -159,17 +159,21 @@ def test_every_stage_can_be_planned(stage):
     model = replace(config.model, **({"width": 16} if stage == "dvae" else {"image_depth": 1, "text_depth": 1}))
     planned = plan_of(replace(config, model=model, batch_size=8), 1, image_size=64 if stage == "dvae" else 224)
     assert planned.memory.activations > 0 and planned.flops > 0
-    assert f"{planned.parameters:,} parameters" in report(planned)
+    assert f"{planned.parameters:,} parameters" in format_plan(planned)
 
 
 def test_communication_of_each_mode():
     card = CARDS["h100"]
-    assert communication(1000, world=1, shards=1, accumulate=1, card=card) == (0, 0)
-    sent, seconds = communication(1000, world=4, shards=1, accumulate=3, card=card)  # ddp: one all-reduce, by a ring
+    assert communication_cost(1000, world=1, shards=1, accumulate=1, card=card) == (0, 0)
+    sent, seconds = communication_cost(
+        1000, world=4, shards=1, accumulate=3, card=card
+    )  # ddp: one all-reduce, by a ring
     assert (sent, seconds) == (1500, 1500 / card.link)
-    sent, seconds = communication(1000, world=4, shards=4, accumulate=2, card=card)  # fsdp: twice three times
+    sent, seconds = communication_cost(1000, world=4, shards=4, accumulate=2, card=card)  # fsdp: twice three times
     assert (sent, seconds) == (2 * 3 * 750, 2 * 3 * 750 / card.link)
-    sent, seconds = communication(1000, world=16, shards=8, accumulate=1, card=card)  # hsdp: two copies on two nodes
+    sent, seconds = communication_cost(
+        1000, world=16, shards=8, accumulate=1, card=card
+    )  # hsdp: two copies on two nodes
     assert (sent, seconds) == (3 * 875 + 125, 3 * 875 / card.link + 125 / card.network)
 
 

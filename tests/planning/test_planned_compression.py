@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from small_stage import H100, STAGE, plan_of
 
-from dalle.planning.changes import changes
+from dalle.planning.changes import alternative_plans
 from dalle.planning.plan import Planner
 from dalle.training.compression import CompressionConfig
 
@@ -50,7 +50,7 @@ def test_compression_that_training_refuses_is_refused_and_not_suggested(mode, se
     stage = replace(STAGE, compression=replace(CompressionConfig(rank=8, blocks=8), **settings))
     with pytest.raises(ValueError, match=message):
         plan_of(stage, 16, mode)
-    first, _ = next(changes(Planner(32, 16, H100), stage, "ddp"))
+    first, _ = next(alternative_plans(Planner(32, 16, H100), stage, "ddp"))
     assert first == ("distributed=hsdp" if mode == "fsdp" else "distributed=fsdp stage.compression.rank=0")
 
 
@@ -58,5 +58,5 @@ def test_one_group_of_ranks_has_nobody_to_compress_gradients_for():
     stage = replace(STAGE, compression=CompressionConfig(rank=8, blocks=8))
     with pytest.raises(ValueError, match="compression.rank needs several copies of the weights"):
         plan_of(stage, 8, "hsdp")
-    first, plan = next(changes(Planner(32, 8, H100), stage, "ddp"))
+    first, plan = next(alternative_plans(Planner(32, 8, H100), stage, "ddp"))
     assert (first, plan.memory.errors) == ("distributed=fsdp stage.compression.rank=0", 0)

@@ -10,7 +10,7 @@ from dalle.models.dvae.model import DiscreteVAE, DVAEConfig
 from dalle.models.transformer.config import TransformerConfig
 from dalle.planning.cards import CARDS
 from dalle.planning.plan import ASSUMED_MFU, Planner
-from dalle.planning.report import report
+from dalle.planning.report import format_plan
 from dalle.stages.decoder import DecoderStageConfig
 from dalle.stages.transformer import TransformerStageConfig
 from dalle.training.flops import forward_flops
@@ -60,7 +60,7 @@ def test_images_are_encoded_for_the_transformer_and_decoded_too_for_the_decoder(
 def test_cached_tokens_take_no_time(changes, encodes):
     planned = plan_of(replace(TRANSFORMER, **changes))
     assert bool(planned.encoding_flops) == bool(planned.encoding_seconds) == encodes
-    assert ("of the frozen dVAE on each rank" in report(planned)) == encodes
+    assert ("of the frozen dVAE on each rank" in format_plan(planned)) == encodes
     assert planned.memory.encoding  # of held-out images
     assert planned.memory.encoder == 4 * sum(parameter.numel() for parameter in DiscreteVAE(DVAE).parameters())
     without = plan_of(TRANSFORMER, dvae=None)
@@ -109,9 +109,9 @@ def test_encoding_overlaps_with_no_communication():
     assert planned.network_seconds > 0
     assert planned.seconds == planned.encoding_seconds + cached.seconds
     lines = [f"in {dtype}, {planned.encoding_seconds:.3f} s" for dtype in ("float32", "tf32")]
-    assert lines[0] in report(planned) and lines[1] not in report(planned)
+    assert lines[0] in format_plan(planned) and lines[1] not in format_plan(planned)
     without_tf32 = plan_of(replace(TRANSFORMER, precision="float32", float32_matmul_precision="high"), "v100")
-    assert "in float32, " in report(without_tf32) and "tf32" not in report(without_tf32)
+    assert "in float32, " in format_plan(without_tf32) and "tf32" not in format_plan(without_tf32)
 
 
 def test_a_plan_counts_the_dvae_that_the_run_would_use(train, tmp_path):
