@@ -21,7 +21,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from dalle import DALLE
-from dalle.ablations.sweep_page import answer, command, run_count
+from dalle.ablations.sweep_page import command_line, result_phrase, run_count
 from dalle.bundled import checkpoint_folder
 from dalle.cli.report import read_sweep
 from dalle.cli.sweeps import ablations
@@ -50,16 +50,16 @@ plt.rcParams.update({"figure.dpi": 56, "axes.grid": True, "grid.alpha": 0.25, "a
 sweeps = sorted((read_sweep(SWEEPS / name) for name in ablations()), key=lambda sweep: sweep.ablation.letter)
 finished = [sweep for sweep in sweeps if sweep.finished]
 for sweep in sweeps:
-    print(f"{sweep.ablation.letter} {sweep.ablation.name:18} {run_count(sweep):>9} runs  {answer(sweep)}")
+    print(f"{sweep.ablation.letter} {sweep.ablation.name:18} {run_count(sweep):>9} runs  {result_phrase(sweep)}")
 
 # %% [markdown]
 # ## What is missing
 
 # %%
 for sweep in sweeps:
-    missing = {run.folder.name: run.missing for run in sweep.results if run.missing}
+    missing = {run.folder.name: run.missing_reason for run in sweep.results if run.missing_reason}
     if missing:
-        print(f"{sweep.ablation.name}: {len(missing)} jobs. {command(sweep)}")
+        print(f"{sweep.ablation.name}: {len(missing)} jobs. {command_line(sweep)}")
         for reason in sorted(set(missing.values()) - {"not started", "not started, or unfinished"}):
             print(f"    {reason}")
 

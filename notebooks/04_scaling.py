@@ -23,7 +23,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from dalle import DALLE
-from dalle.ablations.sweep_page import command, cost, run_count, table
+from dalle.ablations.sweep_page import command_line, cost_phrase, run_count, table_lines
 from dalle.bundled import checkpoint_folder
 from dalle.cli.report import read_sweep
 from dalle.sampling.labelled_grid import ImageRow, labelled_grid
@@ -46,10 +46,10 @@ plt.rcParams.update({"figure.dpi": 64, "axes.grid": True, "grid.alpha": 0.25, "a
 sweep = read_sweep(SWEEPS / "scaling")
 law = sweep.power_law()
 name = sweep.ablation.power_law
-print(f"{run_count(sweep)} runs have finished: {cost(sweep)}")
+print(f"{run_count(sweep)} runs have finished: {cost_phrase(sweep)}")
 if law is None:
-    print(f"A law needs runs of three sizes: {command(sweep)}")
-print("\n".join(table(sweep)))
+    print(f"A law needs runs of three sizes: {command_line(sweep)}")
+print("\n".join(table_lines(sweep)))
 
 # %% [markdown]
 # ## The law

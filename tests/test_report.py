@@ -111,7 +111,7 @@ def test_runs_of_stage_all_are_compared_with_the_evaluation_beside_them(tmp_path
     with pytest.raises(ValueError, match=f"holds runs of single stages, such as {re.escape(str(run))}"):
         read_run(tmp_path / "all", "all")
     found = read_run(run, "all")
-    assert (found.evaluated, found.notes) == ({"psnr": 20.0}, [])
+    assert (found.evaluation_metrics, found.notes) == ({"psnr": 20.0}, [])
 
 
 def test_missing_packages_are_reported_first(run_command, monkeypatch):

@@ -35,7 +35,7 @@ class ComparedRun:
     folder: Path
     settings: dict[str, Any]
     curve: list[dict[str, Any]]  # validation lines, each with its step
-    evaluated: dict[str, float]  # metrics of its evaluation, if evaluate.py was run
+    evaluation_metrics: dict[str, float]  # metrics of its evaluation, if evaluate.py was run
     notes: list[str]  # files that could not be read, and progress
 
 
@@ -46,16 +46,16 @@ def read_run(folder: Path, name: str) -> ComparedRun:
         raise ValueError(f"{folder} has no validation metrics in metrics.jsonl yet, so it cannot be compared")
     evaluated, notes = {}, []
     # beside the run, or beside the stages of stage=all, where `evaluate.py checkpoint=` of their folder writes it
-    places = (folder / EVALUATION_METRICS, folder.parent / EVALUATION_METRICS)
-    if path := next((place for place in places if place.is_file()), None):
+    metrics_paths = (folder / EVALUATION_METRICS, folder.parent / EVALUATION_METRICS)
+    if path := next((metrics_path for metrics_path in metrics_paths if metrics_path.is_file()), None):
         try:
-            content = read_metrics_file(path)
-            evaluated, settings["evaluation"] = content.numbers, evaluation_settings(content)
+            metrics_file = read_metrics_file(path)
+            evaluated, settings["evaluation"] = metrics_file.numbers, evaluation_settings(metrics_file)
         except ValueError as error:
             notes.append(str(error))
-    done, steps = curve[-1]["step"], settings["stage"]["steps"]
-    if done < steps:
-        notes.append(f"unfinished: metrics are those of step {done} of {steps}")
+    last_step, steps = curve[-1]["step"], settings["stage"]["steps"]
+    if last_step < steps:
+        notes.append(f"unfinished: metrics are those of step {last_step} of {steps}")
     return ComparedRun(name, folder, settings, curve, evaluated, notes)
 
 
@@ -64,8 +64,8 @@ def read_runs(folders: Sequence[str]) -> list[ComparedRun]:
     paths = [Path(folder) for folder in folders]
     if len(set(paths)) < max(2, len(paths)):
         raise ValueError(f"runs={','.join(folders)}: give at least two different run folders to compare")
-    parts = next(count for count in range(1, 64) if len({path.parts[-count:] for path in paths}) == len(set(paths)))
-    return [read_run(path, "/".join(path.parts[-parts:])) for path in paths]
+    num_parts = next(count for count in range(1, 64) if len({path.parts[-count:] for path in paths}) == len(set(paths)))
+    return [read_run(path, "/".join(path.parts[-num_parts:])) for path in paths]
 
 
 def comparison_page(runs: Sequence[ComparedRun], curves: str, samples: str | None) -> str:
@@ -88,7 +88,7 @@ def comparison_page(runs: Sequence[ComparedRun], curves: str, samples: str | Non
 def _final_metrics(run: ComparedRun) -> dict[str, Any]:
     """Return the last validation metrics, the size and time of a run, and the metrics of its evaluation, by name."""
     cost = {"parameters": parameter_count(run.folder), "seconds": training_seconds(run.folder)}
-    return {"step": run.curve[-1]["step"], **metrics_of(run.curve[-1]), **cost, **run.evaluated}
+    return {"step": run.curve[-1]["step"], **metrics_of(run.curve[-1]), **cost, **run.evaluation_metrics}
 
 
 def sample_grid(

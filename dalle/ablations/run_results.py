@@ -38,7 +38,7 @@ class RunResult:
     label: str  # its values, as written in tables
     seed: int
     folder: Path
-    missing: str = ""  # reason why it has no metrics; "" if finished
+    missing_reason: str = ""  # reason why it has no metrics; "" if finished
     metrics: dict[str, float] = field(default_factory=dict)  # of held-out data, at the end
     curve: list[dict[str, float]] = field(default_factory=list)  # the same during training, each with its step
     steps: int = 0  # planned number of updates
@@ -53,8 +53,8 @@ def read_results(ablation: AblationConfig, folder: Path, planned: Sequence[Plann
         return [result for run in planned for result in _evaluation_results(ablation, run)]
     planned_folders = {run.folder for run in planned}
     paths = [path for path in sorted(folder.glob(f"*/{job.FILE}")) if path.parent not in planned_folders]
-    further = [run for run in map(partial(_unplanned_run, ablation), paths) if run is not None]
-    return [_training_result(run) for run in [*planned, *further]]
+    unplanned = [run for run in map(partial(_unplanned_run, ablation), paths) if run is not None]
+    return [_training_result(run) for run in [*planned, *unplanned]]
 
 
 def validation_lines(folder: Path) -> list[dict[str, float]]:
@@ -106,12 +106,14 @@ def _training_result(run: PlannedRun) -> RunResult:
             return RunResult(label, seed, folder, f"failed: {status['error']}")
         curve = validation_lines(folder)
         if status["status"] != job.FINISHED or not curve:
-            last = max((line["step"] for line in _read_lines(folder)), default=0)
-            return RunResult(label, seed, folder, f"unfinished, last logged step {last}", curve=curve)
+            last_logged = max((line["step"] for line in _read_lines(folder)), default=0)
+            return RunResult(label, seed, folder, f"unfinished, last logged step {last_logged}", curve=curve)
         settings = run_settings(folder)
-        steps, end = settings["stage"]["steps"], curve[-1]["step"]
-        if end != steps:
-            return RunResult(label, seed, folder, f"{TRAINING_METRICS} ends at step {end} of {steps}", curve=curve)
+        steps, last_step = settings["stage"]["steps"], curve[-1]["step"]
+        if last_step != steps:
+            return RunResult(
+                label, seed, folder, f"{TRAINING_METRICS} ends at step {last_step} of {steps}", curve=curve
+            )
         seconds, parameters = training_seconds(folder), parameter_count(folder)
         metrics = metrics_of(curve[-1])
     except READ_ERRORS as error:

@@ -43,24 +43,26 @@ class SweepMetric:
     @property
     def best(self) -> str:
         """The compared value with the best mean of the metric; the first of those that differ by rounding only."""
-        best = (min if self.better == "lower" else max)(map(self.mean, self.runs))
-        return next(value for value in self.runs if math.isclose(self.mean(value), best, rel_tol=ROUNDING))
+        best_mean = (min if self.better == "lower" else max)(map(self.mean, self.runs))
+        return next(value for value in self.runs if math.isclose(self.mean(value), best_mean, rel_tol=ROUNDING))
 
     def threshold(self, value: str, other: str) -> float:
         """Return the least significant difference of two values' means: infinite if neither has a second seed."""
         from scipy.stats import t  # of the extra `eval`, whose presence report.py checks
 
         # scipy.stats.ttest_ind cannot estimate the noise if one of the values has a single run
-        pair = [self.runs[value], self.runs[other]]
-        degrees_of_freedom = sum(len(runs) - 1 for runs in pair)
+        compared_runs = [self.runs[value], self.runs[other]]
+        degrees_of_freedom = sum(len(runs) - 1 for runs in compared_runs)
         if not degrees_of_freedom:
             return math.inf
-        pooled = sum(variance(runs) * (len(runs) - 1) for runs in pair if len(runs) > 1) / degrees_of_freedom
+        pooled_variance = (
+            sum(variance(runs) * (len(runs) - 1) for runs in compared_runs if len(runs) > 1) / degrees_of_freedom
+        )
         inverse_counts = 1 / len(self.runs[value]) + 1 / len(self.runs[other])
         quantile = float(t.ppf(1 - SIGNIFICANCE_LEVEL / 2, degrees_of_freedom))
-        return quantile * math.sqrt(pooled) * math.sqrt(inverse_counts)
+        return quantile * math.sqrt(pooled_variance) * math.sqrt(inverse_counts)
 
-    def equally_good(self, value: str, other: str) -> bool:
+    def is_equivalent(self, value: str, other: str) -> bool:
         """Return True if two values do not differ significantly, and a difference of a tenth would be significant."""
         if self.compare(value, other):
             return False
@@ -86,19 +88,19 @@ def check_claim(expectation: Expectation, metric: SweepMetric, values: Sequence[
     """Compare the expected best value with its baselines: those of the expectation, or all of the sweep's `values`."""
     value = expectation.value
     baselines = [baseline for baseline in expectation.baselines or values if baseline != value]
-    missing = [label for label in (value, *baselines) if label not in metric.runs]
-    if value in missing or len(missing) == len(baselines):
-        return ClaimResult(INCONCLUSIVE, f"`{metric.title}`: no finished runs of {_quoted_list(missing)}.")
-    present = [baseline for baseline in baselines if baseline not in missing]
-    if all(math.isinf(metric.threshold(value, baseline)) for baseline in present):
+    missing_values = [label for label in (value, *baselines) if label not in metric.runs]
+    if value in missing_values or len(missing_values) == len(baselines):
+        return ClaimResult(INCONCLUSIVE, f"`{metric.title}`: no finished runs of {_quoted_list(missing_values)}.")
+    present_baselines = [baseline for baseline in baselines if baseline not in missing_values]
+    if all(math.isinf(metric.threshold(value, baseline)) for baseline in present_baselines):
         return ClaimResult(INCONCLUSIVE, f"`{metric.title}`: one seed each, so the noise is unknown.")
     better, worse, insignificant = (
-        [baseline for baseline in present if metric.compare(value, baseline) == sign] for sign in (1, -1, 0)
+        [baseline for baseline in present_baselines if metric.compare(value, baseline) == sign] for sign in (1, -1, 0)
     )
     ties = expectation.should == "tie"
-    equal = [baseline for baseline in insignificant if ties and metric.equally_good(value, baseline)]
+    equal = [baseline for baseline in insignificant if ties and metric.is_equivalent(value, baseline)]
     unclear = [baseline for baseline in insignificant if baseline not in equal]
-    if not (worse or unclear or missing):
+    if not (worse or unclear or missing_values):
         kind = AGREES
     elif better or equal:
         kind = PARTLY_AGREES
@@ -109,18 +111,18 @@ def check_claim(expectation: Expectation, metric: SweepMetric, values: Sequence[
         "worse than": worse,
         "as good as": equal,
         "no significant difference from": unclear,
-        "no finished runs of": missing,
+        "no finished runs of": missing_values,
     }
-    parts = [f"{words} {_quoted_list(members)}" for words, members in groups.items() if members]
+    parts = [f"{phrase} {_quoted_list(members)}" for phrase, members in groups.items() if members]
     return ClaimResult(kind, f'`{metric.title}`, "{value}": {"; ".join(parts)}.')
 
 
-def combine(results: Sequence[ClaimResult]) -> str:
+def overall_kind(results: Sequence[ClaimResult]) -> str:
     """Combine the results of several expectations into one kind, such as `AGREES`."""
-    kinds = {result.kind for result in results}
-    if len(kinds) == 1:
-        return kinds.pop()
-    return DISAGREES if kinds == {DISAGREES, INCONCLUSIVE} else PARTLY_AGREES
+    distinct_kinds = {result.kind for result in results}
+    if len(distinct_kinds) == 1:
+        return distinct_kinds.pop()
+    return DISAGREES if distinct_kinds == {DISAGREES, INCONCLUSIVE} else PARTLY_AGREES
 
 
 def _quoted_list(values: Sequence[str]) -> str:

@@ -42,7 +42,7 @@ class Sweep:
 
     @cached_property
     def finished(self) -> list[RunResult]:
-        return [result for result in self.results if not result.missing]
+        return [result for result in self.results if not result.missing_reason]
 
     @cached_property
     def unintended_differences(self) -> dict[str, list[str]]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from dalle.ablation_config import DEFAULT_SIZE
 from dalle.ablations.run_results import RunResult
-from dalle.ablations.significance import SweepMetric, combine
+from dalle.ablations.significance import SweepMetric, overall_kind
 from dalle.ablations.sweep import Sweep
 
 INTRODUCTION = """The paper's questions at toy size, each as a sweep that one command runs: generated scenes of 32 and
@@ -19,7 +19,7 @@ on the runs of the two values. All other differences may be noise. "As good as" 
 found a difference of a tenth. The expected results are in each file of configs/ablation."""
 
 
-def all_sweeps(sweeps: Sequence[Sweep], plots: dict[str, str]) -> str:
+def all_sweeps_page(sweeps: Sequence[Sweep], plots: dict[str, str]) -> str:
     """Return the page of all sweeps; `plots` are the plots' paths, relative to it, by the ablations' names."""
     lines = [
         "# Ablations",
@@ -31,30 +31,30 @@ def all_sweeps(sweeps: Sequence[Sweep], plots: dict[str, str]) -> str:
     for sweep in sweeps:
         ablation = sweep.ablation
         link = f"[{ablation.question}](#{ablation.letter}-{ablation.name.replace('_', '-')})"
-        lines.append(f"| {ablation.letter} | {link} | {answer(sweep)} | {run_count(sweep)} |")
+        lines.append(f"| {ablation.letter} | {link} | {result_phrase(sweep)} | {run_count(sweep)} |")
     for sweep in sweeps:
-        lines += ["", *section(sweep, plots.get(sweep.ablation.name), sweep.ablation.finding)]
+        lines += ["", *section_lines(sweep, plots.get(sweep.ablation.name), sweep.ablation.finding)]
     return "\n".join(lines) + "\n"
 
 
-def one_sweep(sweep: Sweep, plot: str | None) -> str:
+def single_sweep_page(sweep: Sweep, plot: str | None) -> str:
     """Return the page of one sweep; `plot` is the path of its plot, relative to the page."""
-    return "\n".join([*section(sweep, plot), "", LEGEND]) + "\n"
+    return "\n".join([*section_lines(sweep, plot), "", LEGEND]) + "\n"
 
 
-def section(sweep: Sweep, plot: str | None, finding: str = "") -> list[str]:
+def section_lines(sweep: Sweep, plot: str | None, finding: str = "") -> list[str]:
     """Return the lines of one sweep's section.
 
     plot: path of its plot. finding: conclusion from all runs, shown if all are finished, on the page of all sweeps.
     """
     ablation = sweep.ablation
     lines = [f"## {ablation.letter} {ablation.name.replace('_', ' ')}", "", f"**{ablation.question}**", ""]
-    lines += [f"- Paper: {ablation.claim}", f"- Result: {answer(sweep)}."]
+    lines += [f"- Paper: {ablation.claim}", f"- Result: {result_phrase(sweep)}."]
     lines += [f"  - {result.sentence}" for result in sweep.claim_results]
-    lines += [f"- Warning: {warning}" for warning in warnings(sweep)]
+    lines += [f"- Warning: {warning}" for warning in comparison_warnings(sweep)]
     if finding and len(sweep.finished) == len(sweep.results):
         lines.append(f"- Finding: {finding}")
-    lines += [f"- Command: `{command(sweep)}`", f"- Cost: {cost(sweep)}", "", *table(sweep)]
+    lines += [f"- Command: `{command_line(sweep)}`", f"- Cost: {cost_phrase(sweep)}", "", *table_lines(sweep)]
     if law := sweep.power_law():
         lines += ["", f"Fitted: `{ablation.power_law}` = {law.factor:.3g} · parameters^{law.exponent:.3f}"]
         lines[-1] += f" (R² of the logarithms: {law.r_squared:.2f})."
@@ -63,28 +63,30 @@ def section(sweep: Sweep, plot: str | None, finding: str = "") -> list[str]:
     return [*lines, *_list_missing(sweep.results)]
 
 
-def answer(sweep: Sweep) -> str:
+def result_phrase(sweep: Sweep) -> str:
     """Return a phrase that says if the results agree with the paper's claim."""
     if not sweep.finished:
         return "no finished runs"
     if not sweep.claim_results:
         return "no claim to compare with"
-    partial = "" if len(sweep.finished) == len(sweep.results) else " (some runs have not finished)"
-    differ = " (runs differ in other settings)"
-    return combine(sweep.claim_results) + (differ if sweep.unintended_differences else partial)
+    unfinished_note = "" if len(sweep.finished) == len(sweep.results) else " (some runs have not finished)"
+    settings_note = " (runs differ in other settings)"
+    return overall_kind(sweep.claim_results) + (settings_note if sweep.unintended_differences else unfinished_note)
 
 
-def warnings(sweep: Sweep) -> list[str]:
+def comparison_warnings(sweep: Sweep) -> list[str]:
     """Return warnings about the comparison: runs that differ in other settings, and missing metrics."""
-    found = [
+    messages = [
         f"runs differ in a setting that the sweep does not vary: `{key}` is {' or '.join(values)}."
         for key, values in sweep.unintended_differences.items()
     ]
     for metric in sweep.metrics:
-        runs, available = len(sweep.finished), sum(map(len, metric.runs.values()))
-        if available < runs:
-            found.append(f"`{metric.title}` is missing, or was not finite, in {runs - available} of {runs} runs.")
-    return found
+        num_runs, available = len(sweep.finished), sum(map(len, metric.runs.values()))
+        if available < num_runs:
+            messages.append(
+                f"`{metric.title}` is missing, or was not finite, in {num_runs - available} of {num_runs} runs."
+            )
+    return messages
 
 
 def run_count(sweep: Sweep) -> str:
@@ -93,7 +95,7 @@ def run_count(sweep: Sweep) -> str:
     return f"{len(finished)} of {len(planned)}"
 
 
-def command(sweep: Sweep) -> str:
+def command_line(sweep: Sweep) -> str:
     """Return the command line that runs the sweep."""
     ablation = sweep.ablation
     size = [f"size={sweep.size}"] if sweep.size != DEFAULT_SIZE else []
@@ -101,31 +103,31 @@ def command(sweep: Sweep) -> str:
     return " ".join([f"python {ablation.command}.py -m +ablation={ablation.name}", *size, *required])
 
 
-def cost(sweep: Sweep) -> str:
+def cost_phrase(sweep: Sweep) -> str:
     """Return the number of runs, their seeds, updates and minutes, in words."""
     if not sweep.finished:
         return "no finished runs"
     steps = sorted({result.steps for result in sweep.finished})
     seeds = sorted({result.seed for result in sweep.finished})
     runs = len({result.folder for result in sweep.finished})
-    words = f"{runs} run{'s' * (runs > 1)}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    phrase = f"{runs} run{'s' * (runs > 1)}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     if steps != [0]:
-        words += f", {' or '.join(map(str, steps))} updates each, {sweep.minutes:.0f} minutes in total"
-    return words
+        phrase += f", {' or '.join(map(str, steps))} updates each, {sweep.minutes:.0f} minutes in total"
+    return phrase
 
 
-def table(sweep: Sweep) -> list[str]:
+def table_lines(sweep: Sweep) -> list[str]:
     """Return the lines of a Markdown table with a row for each value and a column for each metric."""
     ablation = sweep.ablation
-    heads = [ablation.axis or ", ".join(ablation.vary.values()), "runs"]
+    headers = [ablation.axis or ", ".join(ablation.vary.values()), "runs"]
     arrows = {"lower": "↓", "higher": "↑"}
-    heads += [f"{metric.title} {arrows[metric.better]}" for metric in sweep.metrics]
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    headers += [f"{metric.title} {arrows[metric.better]}" for metric in sweep.metrics]
+    lines = [f"| {' | '.join(headers)} |", f"|{'---|' * len(headers)}"]
     for value in sweep.values:
         runs = sum(result.label == value for result in sweep.finished)
-        marked = f"{value} ◂" if value == ablation.paper_value else value
+        row_label = f"{value} ◂" if value == ablation.paper_value else value
         cells = [_cell(metric, value, ablation.paper_value) for metric in sweep.metrics]
-        lines.append(f"| {' | '.join([marked, str(runs), *cells])} |")
+        lines.append(f"| {' | '.join([row_label, str(runs), *cells])} |")
     return lines
 
 
@@ -144,9 +146,9 @@ def _cell(metric: SweepMetric, value: str, paper_value: str) -> str:
 
 
 def _list_missing(results: Sequence[RunResult]) -> list[str]:
-    missing = {result.folder: result for result in results if result.missing}
+    missing = {result.folder: result for result in results if result.missing_reason}
     if not missing:
         return []
-    lines = [f"- {folder.name}: {result.missing}" for folder, result in missing.items()]
+    lines = [f"- {folder.name}: {result.missing_reason}" for folder, result in missing.items()]
     total = len({result.folder for result in results})
     return ["", f"Runs without results, {len(missing)} of {total}:", "", *lines]

@@ -22,19 +22,19 @@ def plot_sweep(sweep: Sweep, path: Path) -> None:
     figure, panels = _panels(has_curves + (law is not None) + len(sweep.metrics))
     palette = colormaps["tab10"]
     colours = {value: palette(number % 10) for number, value in enumerate(sweep.values)}
-    rest = list(panels)
+    free_panels = list(panels)
     if has_curves:
-        _plot_curves(rest.pop(0), sweep, colours)
+        _plot_curves(free_panels.pop(0), sweep, colours)
     if law is not None:
-        _plot_power_law(rest.pop(0), sweep, law, colours)
-    for panel, metric in zip(rest, sweep.metrics, strict=True):
+        _plot_power_law(free_panels.pop(0), sweep, law, colours)
+    for panel, metric in zip(free_panels, sweep.metrics, strict=True):
         for x, value in enumerate(sweep.values):
             runs = metric.runs.get(value, ())
             panel.plot([x] * len(runs), runs, "o", color=colours[value], alpha=0.6)
             if runs:
                 panel.plot([x - 0.25, x + 0.25], [metric.mean(value)] * 2, color=colours[value], linewidth=2)
-        marked = [f"{value} ◂" if value == sweep.ablation.paper_value else value for value in sweep.values]
-        panel.set_xticks(range(len(marked)), marked, rotation=25, ha="right", fontsize=8)
+        tick_labels = [f"{value} ◂" if value == sweep.ablation.paper_value else value for value in sweep.values]
+        panel.set_xticks(range(len(tick_labels)), tick_labels, rotation=25, ha="right", fontsize=8)
         panel.set_title(f"{metric.title} ({metric.better} is better)", fontsize=10)
         panel.grid(axis="y", alpha=0.25)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,18 +46,18 @@ def plot_runs(curves: Mapping[str, Curve], path: Path) -> None:
 
     curves: run name -> validation lines.
     """
-    first, *others = [metrics_of(curve[-1]) for curve in curves.values()]
-    shared = [name for name in first if all(name in metrics for metrics in others)]
-    figure, panels = _panels(max(1, len(shared)))
+    first_metrics, *other_metrics = [metrics_of(curve[-1]) for curve in curves.values()]
+    shared_names = [name for name in first_metrics if all(name in metrics for metrics in other_metrics)]
+    figure, panels = _panels(max(1, len(shared_names)))
     path.parent.mkdir(parents=True, exist_ok=True)
-    for panel, name in zip(panels, shared, strict=False):
+    for panel, name in zip(panels, shared_names, strict=False):
         for run, curve in curves.items():
             points = [(line["step"], line[name]) for line in curve if line.get(name) is not None]
             panel.plot(*zip(*points, strict=True), marker="o", markersize=3, label=run)
         panel.set_title(name, fontsize=10)
         panel.set_xlabel("updates")
         panel.grid(alpha=0.25)
-    if not shared:
+    if not shared_names:
         panels[0].set_title("no metric that all runs have", fontsize=10)
         return figure.savefig(path)
     panels[0].legend(fontsize=8, frameon=False)
@@ -77,8 +77,10 @@ def _plot_curves(panel: Any, sweep: Sweep, colours: Mapping[str, Any]) -> None:
     for result in sweep.finished:
         points = [(line["step"], line[name]) for line in result.curve if line.get(name) is not None]
         if points:
-            text = None if result.label in labelled else result.label
-            panel.plot(*zip(*points, strict=True), color=colours[result.label], alpha=0.7, linewidth=1.2, label=text)
+            legend_label = None if result.label in labelled else result.label
+            panel.plot(
+                *zip(*points, strict=True), color=colours[result.label], alpha=0.7, linewidth=1.2, label=legend_label
+            )
             labelled.add(result.label)
     panel.set_title(f"{name} during training", fontsize=10)
     panel.set_xlabel("updates")

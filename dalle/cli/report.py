@@ -48,8 +48,8 @@ def report_all(folder: Path, out: Path) -> None:
         if sweep.finished:
             plots[name] = f"{out.stem}/{name}.png"
             plot_sweep(sweep, out.parent / plots[name])
-        print(f"{sweep.ablation.letter} {name:16} {sweep_page.run_count(sweep):>9} {sweep_page.answer(sweep)}")
-    write(out, sweep_page.all_sweeps(sweeps, plots))
+        print(f"{sweep.ablation.letter} {name:16} {sweep_page.run_count(sweep):>9} {sweep_page.result_phrase(sweep)}")
+    write_page(out, sweep_page.all_sweeps_page(sweeps, plots))
 
 
 def report_sweep(folder: Path, out: str | None) -> None:
@@ -59,9 +59,9 @@ def report_sweep(folder: Path, out: str | None) -> None:
     plot = path.with_suffix(".png") if sweep.finished else None
     if plot is not None:
         plot_sweep(sweep, plot)
-    text = sweep_page.one_sweep(sweep, None if plot is None else plot.name)
+    text = sweep_page.single_sweep_page(sweep, None if plot is None else plot.name)
     print(text)
-    write(path, text)
+    write_page(path, text)
 
 
 def report_runs(config: ReportConfig) -> None:
@@ -74,7 +74,7 @@ def report_runs(config: ReportConfig) -> None:
         grid.save(out.with_name("samples.png"))
     text = comparison.comparison_page(runs, "curves.png", None if grid is None else "samples.png")
     print(text)
-    write(out, text)
+    write_page(out, text)
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -107,7 +107,7 @@ def planned_job(job: Any, folder: Path) -> PlannedRun:
     return PlannedRun(values, job.seed, folder / Job.from_config(job).name, flatten(settings))
 
 
-def write(path: Path, text: str) -> None:
+def write_page(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     print(f"written to {path}")

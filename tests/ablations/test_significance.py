@@ -14,7 +14,7 @@ from dalle.ablations.significance import (
     ClaimResult,
     SweepMetric,
     check_claim,
-    combine,
+    overall_kind,
 )
 
 CLEAR = {"a": [1.0, 1.1], "b": [5.0, 5.1], "c": [9.0, 9.1]}
@@ -101,7 +101,7 @@ def test_combined_result_agrees_only_if_all_agree():
         (DISAGREES, INCONCLUSIVE): DISAGREES,
     }
     for pair, word in kinds.items():
-        assert combine([ClaimResult(kind, "") for kind in pair]) == word
+        assert overall_kind([ClaimResult(kind, "") for kind in pair]) == word
 
 
 def test_unknown_expectation_raises():

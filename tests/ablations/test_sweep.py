@@ -36,8 +36,8 @@ def test_page_has_means_standard_deviations_and_claim_results(folder, tmp_path):
     sweep = read(tmp_path)
     error, codes = sweep.metrics
     assert (error.mean("salt"), error.std("salt")) == (pytest.approx(1.05), pytest.approx(0.0707, rel=1e-3))
-    assert sweep_page.answer(sweep) == "agrees"
-    text = sweep_page.one_sweep(sweep, "plot.png")
+    assert sweep_page.result_phrase(sweep) == "agrees"
+    text = sweep_page.single_sweep_page(sweep, "plot.png")
     assert "| salt ◂ | 2 | **1.05 ± 0.07** | **20.1 ± 0.1** |" in text
     assert "| sugar | 2 | 3.25 ± 0 (+2.2*) | 20 ± 0 (-0.1) |" in text
     assert '`error`, "salt": better than "sugar".' in text
@@ -56,8 +56,8 @@ def test_runs_without_results_are_listed_with_the_reason(tmp_path):
     (truncated / "metrics.jsonl").write_text('{"step": 7, "split": "train"}\n{"step": 8, "spl')
     sweep = read(tmp_path, tastes=("salt", "sugar", "pepper"))
     assert [result.label for result in sweep.finished] == ["salt"]
-    assert sweep_page.answer(sweep) == "inconclusive (some runs have not finished)"
-    assert sweep_page.section(sweep, None)[-7:] == [
+    assert sweep_page.result_phrase(sweep) == "inconclusive (some runs have not finished)"
+    assert sweep_page.section_lines(sweep, None)[-7:] == [
         "Runs without results, 5 of 6:",
         "",
         "- taste_sugar-seed_0: failed: DivergenceError: loss was not finite",
@@ -73,13 +73,13 @@ def test_unplanned_seeds_are_included_and_renamed_folders_are_not(folder, tmp_pa
     (folder / "taste_salt-seed_1").rename(folder / "taste_salt-seed_1.1")
     sweep = read(tmp_path)
     assert sorted(result.seed for result in sweep.finished if result.label == "salt") == [0, 7]
-    assert [result.missing for result in sweep.results if result.missing] == ["not started"]
+    assert [result.missing_reason for result in sweep.results if result.missing_reason] == ["not started"]
 
 
 def test_job_json_of_another_format_is_reported(folder, tmp_path):
     path = folder / "taste_salt-seed_0" / "job.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 9}))
-    (missing,) = (result.missing for result in read(tmp_path).results if result.missing)
+    (missing,) = (result.missing_reason for result in read(tmp_path).results if result.missing_reason)
     assert missing == f"{path} has format 9 but this version reads format 1: train it again"
 
 
@@ -126,7 +126,7 @@ def test_damaged_run_is_listed_with_the_reason_and_others_are_reported(folder, t
     incomplete_job_json(folder / "unrelated")
     sweep = read(tmp_path)
     assert len(sweep.finished) == 3
-    (missing,) = (result.missing for result in sweep.results if result.missing)
+    (missing,) = (result.missing_reason for result in sweep.results if result.missing_reason)
     assert reason in missing
 
 
@@ -142,22 +142,22 @@ def test_differences_in_settings_that_are_not_varied_give_a_warning(folder, tmp_
         path.write_text(json.dumps(state))
     sweep = Sweep.read(ABLATION, "laptop", folder, jobs)
     assert sweep.unintended_differences == {"stage.batch_size": ["4", "8"]}
-    assert sweep_page.answer(sweep) == "agrees (runs differ in other settings)"
+    assert sweep_page.result_phrase(sweep) == "agrees (runs differ in other settings)"
     warning = "- Warning: runs differ in a setting that the sweep does not vary: `stage.batch_size` is 4 or 8."
-    assert warning in sweep_page.section(sweep, None)
+    assert warning in sweep_page.section_lines(sweep, None)
 
 
 def test_metric_that_is_not_finite_in_a_run_gives_a_warning(folder, tmp_path):
     path = folder / "taste_salt-seed_0" / "metrics.jsonl"
     path.write_text(path.read_text().replace('"error": 1.0,', '"error": null,'))
-    (warning,) = sweep_page.warnings(read(tmp_path))
+    (warning,) = sweep_page.comparison_warnings(read(tmp_path))
     assert warning == "`error` is missing, or was not finite, in 1 of 4 runs."
 
 
 def test_metric_that_runs_lack_has_an_empty_cell(folder, tmp_path):
     ablation = replace(ABLATION, metrics={**ABLATION.metrics, "gap": "lower"})
     sweep = Sweep.read(ablation, "laptop", folder, planned(tmp_path))
-    assert sweep_page.table(sweep)[2].endswith("| **20.1 ± 0.1** |  |")
+    assert sweep_page.table_lines(sweep)[2].endswith("| **20.1 ± 0.1** |  |")
 
 
 def test_evaluation_gives_a_row_for_each_axis_value(tmp_path):
@@ -170,9 +170,9 @@ def test_evaluation_gives_a_row_for_each_axis_value(tmp_path):
         content = {"format": version, "context": {}, "metrics": {}, "fd_effnet_0": 5.0, "fd_effnet_2": 7.0}
         (run.folder / "metrics.json").write_text(json.dumps(content))
     sweep = Sweep.read(ablation, "laptop", tmp_path, jobs)
-    assert sweep_page.table(sweep)[2:] == ["| 0 | 1 | **5** |", "| 2 | 1 | 7 |"]
+    assert sweep_page.table_lines(sweep)[2:] == ["| 0 | 1 | **5** |", "| 2 | 1 | 7 |"]
     assert sweep_page.run_count(sweep) == "1 of 3"
-    text = "\n".join(sweep_page.section(sweep, None))
+    text = "\n".join(sweep_page.section_lines(sweep, None))
     assert "seed_1: " in text and "has format 1 but this version reads format 3: run evaluate.py again" in text
     assert "- seed_2: not started, or unfinished" in text
 
