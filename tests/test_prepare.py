@@ -32,7 +32,7 @@ def published(tmp_path):
     for half in ("encoder", "decoder"):
         state = {}
         for layer in convolution_mappings(half, SIZES):
-            state |= {f"{layer.theirs}.w": torch.randn(layer.shape), f"{layer.theirs}.b": torch.randn(layer.shape[0])}
+            state |= {f"{layer.source}.w": torch.randn(layer.shape), f"{layer.source}.b": torch.randn(layer.shape[0])}
         torch.save(state, tmp_path / f"{half}.pkl")
     return tmp_path
 

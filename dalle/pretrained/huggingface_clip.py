@@ -176,12 +176,14 @@ def _special_token_ids(text: Mapping[str, Any], tokenizer: CLIPTokenizer | None,
     The text feature is read at the end token. An id of None stands for the model's default: start and end are the last
     two ids of the vocabulary. Raises CheckpointError if config and tokenizer have different end tokens.
     """
-    start, end = text["bos_token_id"], text["eos_token_id"]
+    start_id, end_id = text["bos_token_id"], text["eos_token_id"]
     if tokenizer is None:
-        return {"start_id": None, "end_id": None} if end == LEGACY_EOS_ID else {"start_id": start, "end_id": end}
-    if end not in (LEGACY_EOS_ID, tokenizer.end):
+        return (
+            {"start_id": None, "end_id": None} if end_id == LEGACY_EOS_ID else {"start_id": start_id, "end_id": end_id}
+        )
+    if end_id not in (LEGACY_EOS_ID, tokenizer.end):
         raise CheckpointError(
-            f"{folder / 'config.json'} has eos_token_id={end}, but the tokenizer ends captions with {tokenizer.end}"
+            f"{folder / 'config.json'} has eos_token_id={end_id}, but the tokenizer ends captions with {tokenizer.end}"
         )
     return {"start_id": tokenizer.start, "end_id": tokenizer.end}
 
@@ -212,12 +214,12 @@ def _preprocessing(folder: Path, image_size: int) -> dict[str, Any]:
         raise CheckpointError(f"{path} has image_processor={options!r:.80}, which should be an object")
     options = {**PREPROCESSOR_DEFAULTS, **options}
     size, crop, resample, factor = (options[name] for name in ("size", "crop_size", "resample", "rescale_factor"))
-    shorter = size.get("shortest_edge") if isinstance(size, dict) else size
+    shortest_edge = size.get("shortest_edge") if isinstance(size, dict) else size
     crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
     filters = {resampling.value: resampling.name.lower() for resampling in Image.Resampling}
 
     supported = [
-        ("size", isinstance(shorter, int), {"shortest_edge": image_size}),
+        ("size", isinstance(shortest_edge, int), {"shortest_edge": image_size}),
         ("crop_size", crop == {"height": image_size, "width": image_size}, f"{image_size}, the size of the images,"),
         ("resample", isinstance(resample, int) and resample in filters, f"Pillow's {', '.join(map(str, filters))}"),
         ("rescale_factor", isinstance(factor, float) and abs(factor - 1 / 255) < 1e-6, "1/255"),
@@ -228,7 +230,7 @@ def _preprocessing(folder: Path, image_size: int) -> dict[str, Any]:
         if not is_supported:
             raise CheckpointError(f"{path} has {name}={options[name]}, but only {expected} is supported")
     return {
-        "shorter_side": shorter,
+        "shorter_side": shortest_edge,
         "resample": filters[resample],
         "pixel_mean": tuple(options["image_mean"]),
         "pixel_std": tuple(options["image_std"]),
@@ -254,11 +256,11 @@ def _convert_state_dict(published: Mapping[str, Tensor], path: Path) -> dict[str
         if name.endswith((".position_ids", ".k_proj.weight", ".k_proj.bias", ".v_proj.weight", ".v_proj.bias")):
             continue  # position_ids: buffers of older versions; keys and values are merged with the queries below
         if ".q_proj." in name:
-            parts = [published.get(name.replace(".q_proj.", f".{part}_proj.")) for part in "qkv"]
-            if any(part is None or part.shape != tensor.shape for part in parts):
+            projections = [published.get(name.replace(".q_proj.", f".{projection}_proj.")) for projection in "qkv"]
+            if any(projection is None or projection.shape != tensor.shape for projection in projections):
                 raise CheckpointError(
                     f"{path} should have keys and values as {name} {tuple(tensor.shape)}, but has not"
                 )
-            tensor = torch.cat([part for part in parts if part is not None])
+            tensor = torch.cat([projection for projection in projections if projection is not None])
         tensors[rename_key(name, KEY_PREFIXES, LAYER_KEYS)] = tensor
     return tensors

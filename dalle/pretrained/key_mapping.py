@@ -16,7 +16,7 @@ def rename_key(key: str, prefixes: Mapping[str, str], layers: Mapping[str, str])
     prefix = next((prefix for prefix in prefixes if key.startswith(prefix)), None)
     if prefix is None:
         return key
-    rest = key.removeprefix(prefix)
-    for theirs, ours in layers.items():
-        rest = rest.replace(theirs, ours)
-    return prefixes[prefix] + rest
+    suffix = key.removeprefix(prefix)
+    for source, target in layers.items():
+        suffix = suffix.replace(source, target)
+    return prefixes[prefix] + suffix

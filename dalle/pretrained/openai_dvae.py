@@ -68,8 +68,8 @@ class OpenAIDVAEConfig:
 class ConvolutionMapping:
     """Names of one convolution in OpenAI's files and in our model, and the shape of its weight."""
 
-    theirs: str
-    ours: str
+    source: str
+    target: str
     shape: tuple[int, int, int, int]  # outputs, inputs, kernel height, kernel width
 
 
@@ -93,24 +93,26 @@ def convolution_mappings(half: str, sizes: Mapping[str, int]) -> Iterator[Convol
     """Iterate over the convolutions of the "encoder" or "decoder", from input to output; each has weight and bias."""
     widths = [sizes["width"] * 2**group for group in range(sizes["groups"])]
     if half == "encoder":
-        first, last = (widths[0], 3, 7, 7), (sizes["vocabulary"], widths[-1], 1, 1)
+        input_shape, output_shape = (widths[0], 3, 7, 7), (sizes["vocabulary"], widths[-1], 1, 1)
     else:
         widths.reverse()
-        first, last = (sizes["decoder_input"], sizes["vocabulary"], 1, 1), (6, widths[-1], 1, 1)
+        input_shape, output_shape = (sizes["decoder_input"], sizes["vocabulary"], 1, 1), (6, widths[-1], 1, 1)
 
-    yield ConvolutionMapping("blocks.input", f"{half}.input", first)
-    inputs = first[0]
+    yield ConvolutionMapping("blocks.input", f"{half}.input", input_shape)
+    inputs = input_shape[0]
     for group, outputs in enumerate(widths):
         for block in range(sizes["blocks_per_group"]):
-            theirs, ours = f"blocks.group_{group + 1}.block_{block + 1}", f"{half}.groups.{group}.{block}"
+            source_block, target_block = f"blocks.group_{group + 1}.block_{block + 1}", f"{half}.groups.{group}.{block}"
             if inputs != outputs:
-                yield ConvolutionMapping(f"{theirs}.id_path", f"{ours}.identity", (outputs, inputs, 1, 1))
+                yield ConvolutionMapping(f"{source_block}.id_path", f"{target_block}.identity", (outputs, inputs, 1, 1))
             channels = [inputs, *[outputs // 4] * 3, outputs]
             for number, (name, kernel) in enumerate(zip(CONVOLUTION_NAMES, KERNELS[half], strict=True)):
                 shape = (channels[number + 1], channels[number], kernel, kernel)
-                yield ConvolutionMapping(f"{theirs}.res_path.{name}", f"{ours}.{CONVOLUTION_NAMES[name]}", shape)
+                yield ConvolutionMapping(
+                    f"{source_block}.res_path.{name}", f"{target_block}.{CONVOLUTION_NAMES[name]}", shape
+                )
             inputs = outputs
-    yield ConvolutionMapping("blocks.output.conv", f"{half}.output", last)
+    yield ConvolutionMapping("blocks.output.conv", f"{half}.output", output_shape)
 
 
 def _read_half(path: Path, half: str) -> TorchFile:
@@ -124,10 +126,10 @@ def _sizes(half: str, tensors: Mapping[str, Tensor], path: Path) -> dict[str, in
 
     Raises CheckpointError if they are not of that half.
     """
-    first, last = (_shape(tensors.get(name)) for name in IDENTIFYING_TENSORS)
-    actual_half = _identify_half(first, last)
+    input_shape, output_shape = (_shape(tensors.get(name)) for name in IDENTIFYING_TENSORS)
+    actual_half = _identify_half(input_shape, output_shape)
     if actual_half is None:
-        shapes = " and ".join(str(shape or "missing") for shape in (first, last))
+        shapes = " and ".join(str(shape or "missing") for shape in (input_shape, output_shape))
         raise CheckpointError(
             f"{path} is not the {half} of OpenAI's dVAE: {' and '.join(IDENTIFYING_TENSORS)} have the shapes {shapes}, "
             f"not {IDENTIFYING_SHAPES[half]}"
@@ -141,20 +143,20 @@ def _sizes(half: str, tensors: Mapping[str, Tensor], path: Path) -> dict[str, in
         "blocks_per_group": max(1, len(blocks)),
     }
     if half == "encoder":
-        return {"width": first[0], "vocabulary": last[0], **depth}
-    return {"width": last[1], "vocabulary": first[1], "decoder_input": first[0], **depth}
+        return {"width": input_shape[0], "vocabulary": output_shape[0], **depth}
+    return {"width": output_shape[1], "vocabulary": input_shape[1], "decoder_input": input_shape[0], **depth}
 
 
-def _identify_half(first: tuple[int, ...], last: tuple[int, ...]) -> str | None:
+def _identify_half(input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> str | None:
     """Return "encoder" or "decoder" for the weight shapes of the first and the last convolution; None for neither.
 
     The encoder's input is an image, and the decoder's output has 6 channels.
     """
-    if len(first) != 4 or len(last) != 4:
+    if len(input_shape) != 4 or len(output_shape) != 4:
         return None
-    if first[1:] == (3, 7, 7):
+    if input_shape[1:] == (3, 7, 7):
         return "encoder"
-    return "decoder" if first[2:] == (1, 1) and last[0] == 6 else None
+    return "decoder" if input_shape[2:] == (1, 1) and output_shape[0] == 6 else None
 
 
 def _shape(tensor: Tensor | None) -> tuple[int, ...]:
@@ -176,21 +178,21 @@ def _convert_state_dict(
     tensors: Mapping[str, Tensor], expected: list[ConvolutionMapping], path: Path
 ) -> dict[str, Tensor]:
     """Rename tensors to our state-dict keys. Raises CheckpointError unless names and shapes are those of `expected`."""
-    new_keys, shapes = {}, {}
+    target_keys, shapes = {}, {}
     for convolution in expected:
-        new_keys |= {
-            f"{convolution.theirs}.w": f"{convolution.ours}.weight",
-            f"{convolution.theirs}.b": f"{convolution.ours}.bias",
+        target_keys |= {
+            f"{convolution.source}.w": f"{convolution.target}.weight",
+            f"{convolution.source}.b": f"{convolution.target}.bias",
         }
-        shapes |= {f"{convolution.theirs}.w": convolution.shape, f"{convolution.theirs}.b": convolution.shape[:1]}
+        shapes |= {f"{convolution.source}.w": convolution.shape, f"{convolution.source}.b": convolution.shape[:1]}
     for name, shape in shapes.items():
         if _shape(tensors.get(name)) != shape:
-            actual = "is missing" if name not in tensors else f"is {_shape(tensors[name])}"
-            raise CheckpointError(f"{path}: {name} {actual}; expected {shape}")
+            problem = "is missing" if name not in tensors else f"is {_shape(tensors[name])}"
+            raise CheckpointError(f"{path}: {name} {problem}; expected {shape}")
     for name in tensors:
-        if name not in new_keys:
+        if name not in target_keys:
             raise CheckpointError(f"{path} holds the tensor {name}, which OpenAI's dVAE does not have")
-    return {new_keys[name]: tensor for name, tensor in tensors.items()}
+    return {target_keys[name]: tensor for name, tensor in tensors.items()}
 
 
 def _gain(halves: Mapping[str, TorchFile], paths: Mapping[str, Path]) -> float | None:

@@ -35,9 +35,9 @@ class OpaqueObject:
     attributes: dict[str, Any]
 
     def __new__(cls, *_: Any) -> "OpaqueObject":
-        record = super().__new__(cls)
-        record.attributes = {}
-        return record
+        instance = super().__new__(cls)
+        instance.attributes = {}
+        return instance
 
     def __setstate__(self, state: Any) -> None:
         self.attributes = dict(state)
@@ -55,11 +55,11 @@ class StorageDescriptor(NamedTuple):
 
     key: str
     dtype: torch.dtype
-    length: int
+    numel: int
 
     @property
-    def bytes(self) -> int:
-        return self.length * self.dtype.itemsize
+    def nbytes(self) -> int:
+        return self.numel * self.dtype.itemsize
 
 
 class TensorDescriptor(NamedTuple):
@@ -107,13 +107,13 @@ def read_torch_file(path: str | Path, is_allowed_class: Callable[[str], bool]) -
 
 def _read(file: BinaryIO, is_allowed_class: Callable[[str], bool]) -> tuple[Any, dict[str, Tensor]]:
     """Read a file of `torch.save`: the object, with tensors as descriptors, and the data of its storages by key."""
-    start = file.read(len(ZIP_MAGIC))
+    magic = file.read(len(ZIP_MAGIC))
     file.seek(0)
-    if start == ZIP_MAGIC:
+    if magic == ZIP_MAGIC:
         return _read_zip_format(file, is_allowed_class)
-    if start.startswith(PICKLE_MAGIC):
+    if magic.startswith(PICKLE_MAGIC):
         return _read_legacy_format(file, is_allowed_class)
-    raise RejectedFileError(f"was not written by torch.save: it {f'begins with {start!r}' if start else 'is empty'}")
+    raise RejectedFileError(f"was not written by torch.save: it {f'begins with {magic!r}' if magic else 'is empty'}")
 
 
 def _read_zip_format(file: BinaryIO, is_allowed_class: Callable[[str], bool]) -> tuple[Any, dict[str, Tensor]]:
@@ -147,15 +147,15 @@ def _read_legacy_format(file: BinaryIO, is_allowed_class: Callable[[str], bool])
     for key in RestrictedUnpickler(file, is_allowed_class).load():
         storage = unpickler.storages[key]
         length = int.from_bytes(file.read(8), "little")
-        if length != storage.length:
-            raise EOFError(f"storage {key} has {length:,} numbers, but its descriptor says {storage.length:,}")
-        storage_data[key] = _storage_data(storage, file.read(storage.bytes))
+        if length != storage.numel:
+            raise EOFError(f"storage {key} has {length:,} numbers, but its descriptor says {storage.numel:,}")
+        storage_data[key] = _storage_data(storage, file.read(storage.nbytes))
     return content, storage_data
 
 
 def _storage_data(storage: StorageDescriptor, raw: bytes) -> Tensor:
-    if len(raw) != storage.bytes:
-        raise EOFError(f"storage {storage.key} has {len(raw):,} of {storage.bytes:,} bytes")
+    if len(raw) != storage.nbytes:
+        raise EOFError(f"storage {storage.key} has {len(raw):,} of {storage.nbytes:,} bytes")
     return torch.frombuffer(bytearray(raw), dtype=storage.dtype)
 
 
@@ -165,10 +165,10 @@ def _build_tensor(descriptor: TensorDescriptor, data: Tensor) -> Tensor:
     Raises IndexError if it exceeds the storage, or has more numbers, as an expanded tensor with strides of 0: the model
     that is built from its shape could exceed the memory.
     """
-    numbers = math.prod(descriptor.shape)
+    numel = math.prod(descriptor.shape)
     extents = zip(descriptor.shape, descriptor.strides, strict=True)
-    last = descriptor.offset + sum((size - 1) * stride for size, stride in extents)
-    if min((descriptor.offset, *descriptor.shape, *descriptor.strides)) < 0 or max(last + 1, numbers) > len(data):
+    last_index = descriptor.offset + sum((size - 1) * stride for size, stride in extents)
+    if min((descriptor.offset, *descriptor.shape, *descriptor.strides)) < 0 or max(last_index + 1, numel) > len(data):
         raise IndexError(f"a tensor of {descriptor.shape} exceeds its storage of {len(data):,} numbers")
     return data.as_strided(descriptor.shape, descriptor.strides, descriptor.offset)
 
@@ -200,13 +200,14 @@ class RestrictedUnpickler(pickle.Unpickler):
         self.storages: dict[str, StorageDescriptor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        full = f"{module}.{name}"
-        if full in SAFE_GLOBALS:
-            return SAFE_GLOBALS[full]
-        if self.is_allowed_class(full):
+        qualified_name = f"{module}.{name}"
+        if qualified_name in SAFE_GLOBALS:
+            return SAFE_GLOBALS[qualified_name]
+        if self.is_allowed_class(qualified_name):
             return OpaqueObject
         raise RejectedFileError(
-            f"was rejected before any of its code was run: it refers to {full}, which is not allowed in such a file"
+            f"was rejected before any of its code was run: it refers to {qualified_name}, "
+            "which is not allowed in such a file"
         )
 
     def persistent_load(self, pid: Any) -> Any:

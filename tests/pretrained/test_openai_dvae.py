@@ -111,9 +111,9 @@ def test_all_150_published_tensors_have_official_names_and_shapes():
     for half, module in theirs.items():
         expected = {}
         for convolution in convolution_mappings(half, sizes):
-            expected |= {f"{convolution.theirs}.w": convolution.shape, f"{convolution.theirs}.b": convolution.shape[:1]}
-            assert tuple(ours.pop(f"{convolution.ours}.weight").shape) == convolution.shape
-            assert tuple(ours.pop(f"{convolution.ours}.bias").shape) == convolution.shape[:1]
+            expected |= {f"{convolution.source}.w": convolution.shape, f"{convolution.source}.b": convolution.shape[:1]}
+            assert tuple(ours.pop(f"{convolution.target}.weight").shape) == convolution.shape
+            assert tuple(ours.pop(f"{convolution.target}.bias").shape) == convolution.shape[:1]
         assert {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()} == expected
         named += len(expected)
     assert ours == {}

@@ -193,8 +193,8 @@ def test_imported_dvae_can_be_fine_tuned(train, prepare, tmp_path):
         state = {}
         for convolution in convolution_mappings(half, sizes):
             state |= {
-                f"{convolution.theirs}.w": torch.randn(convolution.shape),
-                f"{convolution.theirs}.b": torch.randn(convolution.shape[0]),
+                f"{convolution.source}.w": torch.randn(convolution.shape),
+                f"{convolution.source}.b": torch.randn(convolution.shape[0]),
             }
         torch.save(state, tmp_path / f"{half}.pkl")
     assert prepare("import=openai-dvae", "out=imported")[0] == 0
