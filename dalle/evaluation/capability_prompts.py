@@ -41,21 +41,21 @@ def _scene(kind: str, novel: bool = False) -> Callable[[np.random.Generator], St
     """Return a sampler of statements with all objects and relations of a scene of this kind, one of KINDS."""
 
     def statement(generator: np.random.Generator) -> Statement:
-        things, relations = random_objects(kind, generator, novel)
-        described = (NounPhrase(*thing, count) for thing, count in zip(things, KINDS[kind][1], strict=True))
-        return Statement(tuple(described), relations)
+        objects, relations = random_objects(kind, generator, novel)
+        phrases = (NounPhrase(*attributes, count) for attributes, count in zip(objects, KINDS[kind][1], strict=True))
+        return Statement(tuple(phrases), relations)
 
     return statement
 
 
 def _pair_in_relation(names: tuple[str, ...]) -> Callable[[np.random.Generator], Statement]:
     """Return a sampler of statements about two objects in one of the relations `names`."""
-    pair = _scene("related pair")
+    sample_pair = _scene("related pair")
 
     def statement(generator: np.random.Generator) -> Statement:
-        sampled = pair(generator)
+        sampled = sample_pair(generator)
         while sampled.relations[0].name not in names:
-            sampled = pair(generator)
+            sampled = sample_pair(generator)
         return sampled
 
     return statement

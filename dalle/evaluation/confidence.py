@@ -20,8 +20,8 @@ def wilson_interval(count: int, total: int) -> tuple[float, float]:
         raise ValueError(f"{count} of {total} observations is no share")
     share, width = count / total, Z95**2 / total
     centre = (share + width / 2) / (1 + width)
-    half = Z95 / (1 + width) * math.sqrt(share * (1 - share) / total + width / (4 * total))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    half_width = Z95 / (1 + width) * math.sqrt(share * (1 - share) / total + width / (4 * total))
+    return max(0.0, centre - half_width), min(1.0, centre + half_width)
 
 
 def cluster_interval(shares: Sequence[float], name: str) -> tuple[float, float]:
@@ -34,6 +34,6 @@ def cluster_interval(shares: Sequence[float], name: str) -> tuple[float, float]:
     values = np.asarray(shares)
     if (values == 0).all() or (values == 1).all():
         return wilson_interval(int(values.sum()), len(values))
-    drawn = numpy_generator(f"resampling {name}").integers(len(values), size=(RESAMPLES, len(values)))
-    low, high = np.quantile(values[drawn].mean(axis=1), [0.025, 0.975])
+    indices = numpy_generator(f"resampling {name}").integers(len(values), size=(RESAMPLES, len(values)))
+    low, high = np.quantile(values[indices].mean(axis=1), [0.025, 0.975])
     return float(low), float(high)

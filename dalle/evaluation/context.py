@@ -47,19 +47,19 @@ class EvaluationContext:
         device = distributed.init_process_group(config.device, config.deterministic)
         folder = checkpoint_folder(config.checkpoint)
         if _is_dvae(folder):
-            parts, pipeline = {"dvae": folder}, None
+            component_folders, pipeline = {"dvae": folder}, None
             dvae, decoder = DiscreteVAE.load(folder).to(device), None
             if config.decoder is not None:
-                parts["decoder"] = find_decoder(config.decoder, folder)
-                decoder = DiffusionDecoder.load(parts["decoder"]).to(device)
+                component_folders["decoder"] = find_decoder(config.decoder, folder)
+                decoder = DiffusionDecoder.load(component_folders["decoder"]).to(device)
                 check_decoder(decoder, dvae)
             _, meta = checkpoint.read_config(folder, "dvae")
         else:
-            parts = find_components(folder, config.dvae, config.clip, config.decoder)
+            component_folders = find_components(folder, config.dvae, config.clip, config.decoder)
             pipeline = DALLE.load(folder, device, config.dvae, config.clip, config.precision, config.decoder)
             dvae, decoder = pipeline.dvae, pipeline.decoder
-            _, meta = checkpoint.read_config(parts["transformer"], "transformer")
-        _, dvae_meta = checkpoint.read_config(parts["dvae"], "dvae")
+            _, meta = checkpoint.read_config(component_folders["transformer"], "transformer")
+        _, dvae_meta = checkpoint.read_config(component_folders["dvae"], "dvae")
         has_objective = {"likelihood", "temperature"} <= dvae_meta.keys()
         data = config.data or _training_data(meta, folder)
         if pipeline is not None:  # metrics of a transformer are of pairs; those of a dVAE need no captions
@@ -73,7 +73,7 @@ class EvaluationContext:
             {name: dvae_meta[name] for name in ("likelihood", "temperature")} if has_objective else None,
             data,
             sources,
-            {name: checkpoint.digest(path) for name, path in parts.items()},
+            {name: checkpoint.digest(path) for name, path in component_folders.items()},
             decoder,
         )
 
@@ -133,9 +133,9 @@ def _training_data(meta: dict[str, Any], folder: Path) -> Any:
 def _check_size(data: Any, dvae: DiscreteVAE, pipeline: DALLE | None) -> None:
     size, downsample = data.image_size, dvae.downsample
     if pipeline is not None and size != pipeline.transformer.sequence.grid * downsample:
-        wanted = pipeline.transformer.sequence.grid * downsample
+        model_size = pipeline.transformer.sequence.grid * downsample
         raise ValueError(
-            f"the images of the data have {size} pixels and the models' {wanted}: use data.image_size={wanted}"
+            f"the images of the data have {size} pixels and the models' {model_size}: use data.image_size={model_size}"
         )
     if size % downsample:
         raise ValueError(

@@ -74,8 +74,8 @@ class EvaluateConfig(RerankConfig, DecodingConfig):
         if self.out is not None:
             return Path(self.out).expanduser()
         folder = Path(self.checkpoint).expanduser()
-        bundled = checkpoint_folder(self.checkpoint) != folder
-        return Path("outputs/evaluate" if bundled else "", folder, "metrics.json")
+        is_bundled = checkpoint_folder(self.checkpoint) != folder
+        return Path("outputs/evaluate" if is_bundled else "", folder, "metrics.json")
 
     @property
     def page(self) -> Path:

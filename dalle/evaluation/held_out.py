@@ -27,10 +27,10 @@ def readable_images(source: Source, records: Sequence[int]) -> Iterator[tuple[in
 
     The next record that can be read and was not yielded before replaces an unreadable one, if there is any.
     """
-    following = 0  # first record that was neither yielded nor found unreadable
+    next_record = 0  # first record that was neither yielded nor found unreadable
     for record in records:
-        for candidate in range(max(record, following), len(source)):
-            following = candidate + 1
+        for candidate in range(max(record, next_record), len(source)):
+            next_record = candidate + 1
             try:
                 image = model_image(source, candidate)
             except UnreadableRecord as problem:
@@ -54,7 +54,7 @@ def captions_of(batch: ImageBatch) -> list[str]:
 class HeldOut:
     """Iterable over the first `count` readable pairs of a split, all if there are fewer; each with its first caption.
 
-    `seen` and `settings()` refer to the last iteration.
+    `num_pairs` and `settings()` refer to the last iteration.
     """
 
     def __init__(self, source: Source, count: int, batch_size: int = 64):
@@ -62,14 +62,14 @@ class HeldOut:
         if count < 1:
             raise ValueError(f"cannot evaluate on {count} pairs; use at least 1")
         self.source, self.count, self.batch_size = source, count, batch_size
-        self.seen = 0
+        self.num_pairs = 0
         self._hash = hashlib.sha256()
 
     def __iter__(self) -> Iterator[ImageBatch]:
-        self.seen, self._hash = 0, hashlib.sha256()
+        self.num_pairs, self._hash = 0, hashlib.sha256()
         with progress_bar(min(self.count, len(self.source)), "held-out pairs", "pairs", leave=False) as bar:
             for batch in first_batches(self.source, self.count, self.batch_size):
-                self.seen += len(batch.captions)
+                self.num_pairs += len(batch.captions)
                 for image, caption in zip(batch.images, batch.captions, strict=True):
                     self._hash.update(image.numpy().tobytes() + caption.encode() + b"\0")
                 yield batch
@@ -77,10 +77,10 @@ class HeldOut:
 
     def shortfall(self, requested: int) -> list[str]:
         """Return a note if the last iteration had fewer pairs than `requested`, else an empty list."""
-        if self.seen == requested:
+        if self.num_pairs == requested:
             return []
-        return [f"Only {self.seen} held-out pairs can be read; {requested} were requested."]
+        return [f"Only {self.num_pairs} held-out pairs can be read; {requested} were requested."]
 
     def settings(self) -> dict[str, Any]:
         """Describe the last iteration: number of pairs, digest of pixels and captions, and the resizing."""
-        return {"pairs": self.seen, "digest": self._hash.hexdigest()[:16], "resize": RESIZE}
+        return {"pairs": self.num_pairs, "digest": self._hash.hexdigest()[:16], "resize": RESIZE}

@@ -208,20 +208,20 @@ class Inception(nn.Module):
         """Load the network in eval mode from a weights file. Raises CheckpointError if it is missing or wrong."""
         with torch.device("meta"):
             model = cls()
-        expected = {name: tensor for name, tensor in model.state_dict().items() if not _is_batch_counter(name)}
-        found = {
-            name: tensor.float()
-            for name, tensor in read_torch_file(path, _is_module).tensors.items()
+        expected = {name: value for name, value in model.state_dict().items() if not _is_batch_counter(name)}
+        tensors = {
+            name: value.float()
+            for name, value in read_torch_file(path, _is_allowed_class).tensors.items()
             if not _is_batch_counter(name)
         }
         try:
-            check_tensors(expected, found, Path(path))
+            check_tensors(expected, tensors, Path(path))
         except CheckpointError as error:
             raise CheckpointError(f"{error}. FID needs the weights published as {FILE}") from None
         for name, buffer in model.named_buffers():
             if _is_batch_counter(name):
-                found[name] = torch.zeros_like(buffer, device="cpu")
-        model.load_state_dict(found, assign=True)
+                tensors[name] = torch.zeros_like(buffer, device="cpu")
+        model.load_state_dict(tensors, assign=True)
         return model.eval()
 
 
@@ -230,7 +230,7 @@ def _is_batch_counter(name: str) -> bool:
     return name.endswith("num_batches_tracked")
 
 
-def _is_module(name: str) -> bool:
+def _is_allowed_class(name: str) -> bool:
     return False  # the file is a mapping of tensors
 
 

@@ -49,8 +49,8 @@ class MetricsFile:
 
         Images are saved in `folder`. Numbers that are not finite are left out, with a note.
         """
-        before = self.metrics[name].names if name in self.metrics else []
-        kept = {key: value for key, value in self.numbers.items() if key not in before}
+        previous_names = self.metrics[name].names if name in self.metrics else []
+        other_numbers = {key: value for key, value in self.numbers.items() if key not in previous_names}
         finite = {key: float(value) for key, value in result.numbers.items() if math.isfinite(value)}
         not_finite = [f"`{key}` is left out: it is not finite." for key in result.numbers if key not in finite]
         entry = MetricEntry(
@@ -61,7 +61,7 @@ class MetricsFile:
             result.table,
             [*result.notes, *not_finite],
         )
-        return MetricsFile(self.context, kept | finite, self.metrics | {name: entry})
+        return MetricsFile(self.context, other_numbers | finite, self.metrics | {name: entry})
 
     def has_other_settings(self, name: str, result: MetricResult) -> bool:
         """Return True if the file has metric `name` with settings other than those of `result`."""
@@ -113,14 +113,14 @@ def read_or_create(path: Path, context: dict[str, Any]) -> MetricsFile | None:
 
     Returns an empty one if there is no file, and None if the file is of another context or format.
     """
-    empty = MetricsFile(json.loads(json.dumps(context)))
+    empty_file = MetricsFile(json.loads(json.dumps(context)))
     if not path.is_file():
-        return empty
+        return empty_file
     try:
-        earlier = read_metrics_file(path)
+        existing = read_metrics_file(path)
     except ValueError:
         return None
-    return earlier if earlier.context == empty.context else None
+    return existing if existing.context == empty_file.context else None
 
 
 def back_up(path: Path) -> Path:
@@ -130,12 +130,12 @@ def back_up(path: Path) -> Path:
     """
     copies = (path.with_suffix(f".{number}{path.suffix}") for number in count(1))
     copy = next(candidate for candidate in copies if not candidate.exists())
-    for old, new in ((path, copy), (path.with_suffix(".md"), copy.with_suffix(".md"))):
-        if old.is_file():
-            content = old.read_text(encoding="utf-8")
-            for opening in ('"', "]("):  # before paths of images, in JSON and in Markdown
-                content = content.replace(f"{opening}{path.stem}/", f"{opening}{copy.stem}/")
-            new.write_text(content, encoding="utf-8")
+    for original, backup in ((path, copy), (path.with_suffix(".md"), copy.with_suffix(".md"))):
+        if original.is_file():
+            content = original.read_text(encoding="utf-8")
+            for prefix in ('"', "]("):  # before paths of images, in JSON and in Markdown
+                content = content.replace(f"{prefix}{path.stem}/", f"{prefix}{copy.stem}/")
+            backup.write_text(content, encoding="utf-8")
     if path.with_suffix("").is_dir():
         shutil.copytree(path.with_suffix(""), copy.with_suffix(""), ignore=shutil.ignore_patterns("sampled"))
     return copy

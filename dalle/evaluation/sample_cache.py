@@ -47,24 +47,24 @@ class SampleCache:
         Raises:
             ValueError: the folder has images for other captions.
         """
-        cached = self._cached_captions()
-        common = min(len(cached), len(captions))
-        if cached[:common] != list(captions[:common]):
+        cached_captions = self._cached_captions()
+        num_common = min(len(cached_captions), len(captions))
+        if cached_captions[:num_common] != list(captions[:num_common]):
             raise ValueError(
                 f"{self.folder} has images for other captions: the data have changed since they were sampled. "
                 "Remove the folder to sample again"
             )
-        if len(cached) >= len(captions):
+        if len(cached_captions) >= len(captions):
             return
-        indices = range(len(cached), len(captions))
+        indices = range(len(cached_captions), len(captions))
         results = dalle.stream(
-            captions[len(cached) :],
+            captions[len(cached_captions) :],
             replace(config, keep=1),
             candidate_offset=[index * config.candidates for index in indices],
             truncate=True,
             progress=False,
         )
-        bar = progress_bar(len(captions), "sampling", initial=len(cached))
+        bar = progress_bar(len(captions), "sampling", initial=len(cached_captions))
         with bar, open(self.folder / MANIFEST, "a", encoding="utf-8") as manifest:
             for index, result in zip(indices, results, strict=True):
                 path = self._path(index)
@@ -89,10 +89,10 @@ class SampleCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         content = path.read_bytes() if path.is_file() else b""
         # drop a line that was truncated by an interruption; the first line has the settings
-        complete = content[: content.rfind(b"\n") + 1] or (json.dumps(self.settings) + "\n").encode()
-        if complete != content:
-            path.write_bytes(complete)
-        return [json.loads(line)["caption"] for line in complete.decode().splitlines()[1:]]
+        complete_lines = content[: content.rfind(b"\n") + 1] or (json.dumps(self.settings) + "\n").encode()
+        if complete_lines != content:
+            path.write_bytes(complete_lines)
+        return [json.loads(line)["caption"] for line in complete_lines.decode().splitlines()[1:]]
 
     def _pixels(self, index: int) -> np.ndarray:
         path = self._path(index)

@@ -28,7 +28,7 @@ def test_first_pairs_in_order(count, batch_size, sizes):
     assert [len(batch.captions) for batch in batches] == [len(batch.images) for batch in batches] == sizes
     keys = [key for batch in batches for key in batch.keys]
     assert keys == [f"val/{index:06d}" for index in range(min(count, 12))]
-    assert pairs.seen == min(count, 12)
+    assert pairs.num_pairs == min(count, 12)
 
 
 def test_digest_does_not_depend_on_the_batch_size():

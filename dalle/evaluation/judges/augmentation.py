@@ -15,14 +15,14 @@ def augment_content(images: Tensor, generator: torch.Generator) -> tuple[Tensor,
     (b, 3, s, s) in [0, 1] -> the same, and a mask (b,) of those that are gray.
     """
     count = len(images)
-    draw = torch.rand(5, count, generator=generator)
-    scale, angle = 0.85 + 0.5 * draw[0], (draw[1] - 0.5) * math.pi / 9
+    uniform = torch.rand(5, count, generator=generator)
+    scale, angle = 0.85 + 0.5 * uniform[0], (uniform[1] - 0.5) * math.pi / 9
     cosine, sine = scale * torch.cos(angle), scale * torch.sin(angle)
-    shift = (draw[2:4] - 0.5) * 0.25
+    shift = (uniform[2:4] - 0.5) * 0.25
     theta = torch.stack([torch.stack([cosine, -sine, shift[0]], -1), torch.stack([sine, cosine, shift[1]], -1)], dim=1)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     moved = 1 - F.grid_sample(1 - images, grid, align_corners=False)  # white outside
-    gray = draw[4] < 1 / 3
+    gray = uniform[4] < 1 / 3
     return torch.where(gray[:, None, None, None], moved.mean(dim=1, keepdim=True), moved), gray
 
 

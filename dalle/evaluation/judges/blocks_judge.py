@@ -44,34 +44,38 @@ def judge(image: Image.Image, statement: Statement) -> Verdict:
         ValueError: an image that is not square.
     """
     objects = detect_shapes(image)
-    wanted = [index for index, thing in enumerate(statement.described) for _ in range(thing.count)]
-    candidates = [*objects[:MAX_OBJECTS], *[None] * (len(wanted) - len(objects))]
-    facts = (_facts(statement, wanted, order) for order in permutations(candidates, len(wanted)))
-    best = max(facts, key=lambda rows: sum(map(sum, rows)))
-    colours, shapes, sizes, relations = map(all, best)
+    phrase_indices = [index for index, phrase in enumerate(statement.described) for _ in range(phrase.count)]
+    candidates = [*objects[:MAX_OBJECTS], *[None] * (len(phrase_indices) - len(objects))]
+    facts = (
+        _facts(statement, phrase_indices, assignment) for assignment in permutations(candidates, len(phrase_indices))
+    )
+    best_facts = max(facts, key=lambda fact_lists: sum(map(sum, fact_lists)))
+    colours, shapes, sizes, relations = map(all, best_facts)
     return Verdict(
         objects=bool(objects) and all(detected.shape and detected.colour for detected in objects),
         colours=colours,
         shapes=shapes,
         sizes=sizes,
         relation=relations,
-        count=len(objects) == len(wanted),
+        count=len(objects) == len(phrase_indices),
     )
 
 
-def _facts(statement: Statement, wanted: Sequence[int], found: Sequence[DetectedShape | None]) -> list[list[bool]]:
+def _facts(
+    statement: Statement, phrase_indices: Sequence[int], objects: Sequence[DetectedShape | None]
+) -> list[list[bool]]:
     """Return the truth of each colour, shape, size and relation (four lists), if found[i] is described[wanted[i]]."""
-    things = [statement.described[index] for index in wanted]
-    pairs = list(zip(things, found, strict=True))
+    phrases = [statement.described[index] for index in phrase_indices]
+    pairs = list(zip(phrases, objects, strict=True))
     return [
-        [detected is not None and detected.colour == thing.colour for thing, detected in pairs],
-        [detected is not None and detected.shape == thing.shape for thing, detected in pairs],
-        [detected is not None and thing.size in (None, detected.size) for thing, detected in pairs],
+        [detected is not None and detected.colour == phrase.colour for phrase, detected in pairs],
+        [detected is not None and detected.shape == phrase.shape for phrase, detected in pairs],
+        [detected is not None and phrase.size in (None, detected.size) for phrase, detected in pairs],
         [
             all(
-                _related(one, relation, other)
-                for i, one in zip(wanted, found, strict=True)
-                for j, other in zip(wanted, found, strict=True)
+                _related(subject, relation, object_)
+                for i, subject in zip(phrase_indices, objects, strict=True)
+                for j, object_ in zip(phrase_indices, objects, strict=True)
                 if (i, j) == (relation.subject, relation.object)
             )
             for relation in statement.relations
@@ -82,11 +86,11 @@ def _facts(statement: Statement, wanted: Sequence[int], found: Sequence[Detected
 def _related(subject: DetectedShape | None, relation: Relation, object_: DetectedShape | None) -> bool:
     if subject is None or object_ is None:
         return False
-    step = (subject.x - object_.x, subject.y - object_.y)
+    offset = (subject.x - object_.x, subject.y - object_.y)
     direction = DIRECTIONS[relation.name]
-    along = step[0] * direction[0] + step[1] * direction[1]
-    across = abs(step[0]) + abs(step[1]) - abs(along)
+    along = offset[0] * direction[0] + offset[1] * direction[1]
+    across = abs(offset[0]) + abs(offset[1]) - abs(along)
     if relation.name != "on top of":
         return along > across
-    near = any((subject.mask[:-rows] & object_.mask[rows:]).any() for rows in range(1, TOUCHING + 1))
-    return along > across and near
+    is_touching = any((subject.mask[:-rows] & object_.mask[rows:]).any() for rows in range(1, TOUCHING + 1))
+    return along > across and is_touching

@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 
 def load_classifier(data: DrawingsConfig) -> DrawingClassifier:
     """Load the classifier of a data set of drawings from its folder, and train it if it is not there yet."""
-    place = judge_folder(data, "judge")
-    if not (place / checkpoint.CONFIG).is_file():
-        log.warning("training the judge of drawings once, about 20 minutes on two cores: %s", place)
-        train_classifier(judge_data_config(data)).save(place, {"data": asdict(data)})
-    return DrawingClassifier.load(place)
+    folder = judge_folder(data, "judge")
+    if not (folder / checkpoint.CONFIG).is_file():
+        log.warning("training the judge of drawings once, about 20 minutes on two cores: %s", folder)
+        train_classifier(judge_data_config(data)).save(folder, {"data": asdict(data)})
+    return DrawingClassifier.load(folder)
 
 
 def train_classifier(
@@ -42,11 +42,11 @@ def train_classifier(
     content += [*model.concept.parameters(), *model.colour.parameters()]
     style = [*model.texture.parameters(), *model.style.parameters()]
 
-    def loss_of_content(chosen: Tensor) -> Tensor:
-        return content_loss(model, *pictures.batch(chosen), generator)
+    def loss_of_content(indices: Tensor) -> Tensor:
+        return content_loss(model, *pictures.batch(indices), generator)
 
-    def loss_of_style(chosen: Tensor) -> Tensor:
-        return style_loss(model, *pictures.batch(chosen), generator)
+    def loss_of_style(indices: Tensor) -> Tensor:
+        return style_loss(model, *pictures.batch(indices), generator)
 
     options: dict[str, Any] = {"batch_size": batch_size, "learning_rate": learning_rate, "generator": generator}
     fit("concept", content, loss_of_content, len(pictures), epochs, **options)

@@ -65,11 +65,11 @@ class EfficientNetClassifier:
 
 def load_efficientnet_classifier(data: DrawingsConfig) -> EfficientNetClassifier:
     """Load the heads from the folder of the drawings, and train them if they are not there yet."""
-    place = judge_folder(data, "efficientnet")
-    if not (place / checkpoint.CONFIG).is_file():
-        log.warning("training the second judge of drawings once, about 10 minutes on two cores: %s", place)
-        train_heads(judge_data_config(data), place)
-    heads = checkpoint.load_model(place, KIND, ClassifierConfig, FeatureHeads)
+    folder = judge_folder(data, "efficientnet")
+    if not (folder / checkpoint.CONFIG).is_file():
+        log.warning("training the second judge of drawings once, about 10 minutes on two cores: %s", folder)
+        train_heads(judge_data_config(data), folder)
+    heads = checkpoint.load_model(folder, KIND, ClassifierConfig, FeatureHeads)
     return EfficientNetClassifier(heads)
 
 
@@ -85,11 +85,11 @@ def train_heads(
     heads.mean.copy_(features.mean(dim=0))
     heads.std.copy_(features.std(dim=0) + 1e-3)
 
-    def loss_of(chosen: Tensor) -> Tensor:
+    def loss_of(indices: Tensor) -> Tensor:
         loss = torch.zeros(())
-        for logits, labels in zip(heads(features[chosen]), pictures.labels, strict=True):
-            if (labels[chosen] != UNLABELLED).any():  # a batch may have no labelled colour
-                loss = loss + F.cross_entropy(logits, labels[chosen], ignore_index=UNLABELLED, label_smoothing=0.1)
+        for logits, labels in zip(heads(features[indices]), pictures.labels, strict=True):
+            if (labels[indices] != UNLABELLED).any():  # a batch may have no labelled colour
+                loss = loss + F.cross_entropy(logits, labels[indices], ignore_index=UNLABELLED, label_smoothing=0.1)
         return loss
 
     generator = torch_generator("efficientnet heads", data.seed)

@@ -35,16 +35,16 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, epochs * per_epoch, pct_start=0.2)
     bar = progress_bar(epochs * per_epoch, f"judge of {name}", "updates")
     for epoch in range(epochs):
-        order = torch.randperm(examples, generator=generator)
-        total = 0.0
-        for chosen in order[: per_epoch * batch_size].split(batch_size):
-            loss = loss_of(chosen)
+        permutation = torch.randperm(examples, generator=generator)
+        total_loss = 0.0
+        for indices in permutation[: per_epoch * batch_size].split(batch_size):
+            loss = loss_of(indices)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
-            total += loss.item()
+            total_loss += loss.item()
             bar.update()
-        log.info("%s: epoch %d of %d, loss %.3f", name, epoch + 1, epochs, total / per_epoch)
+        log.info("%s: epoch %d of %d, loss %.3f", name, epoch + 1, epochs, total_loss / per_epoch)
     bar.close()

@@ -146,12 +146,12 @@ def train_people_classifier(
     model = PeopleClassifier(PeopleConfig()).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     generator = torch_generator("people classifier", seed)
 
-    def loss_of(chosen: Tensor) -> Tensor:
-        pixels = resized(augment_style(images[chosen].float() / 255, generator), SIDE)
+    def loss_of(indices: Tensor) -> Tensor:
+        pixels = resized(augment_style(images[indices].float() / 255, generator), SIDE)
         with autocast("bfloat16", torch.device("cpu")):
             logits = model(pixels)
         losses = [
-            F.cross_entropy(logits[name].float(), classes[chosen], label_smoothing=0.05)
+            F.cross_entropy(logits[name].float(), classes[indices], label_smoothing=0.05)
             for name, classes in labels.items()
         ]
         return torch.stack(losses).sum()
@@ -169,9 +169,9 @@ def classify_people(model: PeopleClassifier, images: Tensor) -> dict[str, Tensor
 
 def load_people_classifier(data: DrawingsConfig) -> PeopleClassifier:
     """Load the classifier from the folder of the drawings, and train it if it is not there yet."""
-    place = judge_folder(data, "people")
-    if not (place / checkpoint.CONFIG).is_file():
-        log.warning("training the judge of people once, about 5 minutes on two cores: %s", place)
+    folder = judge_folder(data, "people")
+    if not (folder / checkpoint.CONFIG).is_file():
+        log.warning("training the judge of people once, about 5 minutes on two cores: %s", folder)
         model = train_people_classifier(data)
-        checkpoint.save_model(place, KIND, model, model.config, {"data": asdict(data)})
-    return checkpoint.load_model(place, KIND, PeopleConfig, PeopleClassifier)
+        checkpoint.save_model(folder, KIND, model, model.config, {"data": asdict(data)})
+    return checkpoint.load_model(folder, KIND, PeopleConfig, PeopleClassifier)

@@ -72,14 +72,14 @@ def label_pixels(pixels: np.ndarray) -> np.ndarray:
     flat = pixels.reshape(-1, 3)
     products = (PALETTE @ flat.T).reshape(-1, height, width)
     distances = (PALETTE**2).sum(1)[:, None, None] - 2 * products + (pixels**2).sum(2)  # (7, h, w), squared
-    close = distances.min(axis=0) < MAX_COLOUR_DISTANCE**2
-    labelled = (np.arange(len(PALETTE))[:, None, None] == distances.argmin(axis=0)) & close
+    is_close = distances.min(axis=0) < MAX_COLOUR_DISTANCE**2
+    labelled = (np.arange(len(PALETTE))[:, None, None] == distances.argmin(axis=0)) & is_close
     solid = _window_sum(labelled, 1) >= 7  # of 3 x 3: excludes lines of one or two pixels, and tolerates noise
-    near = _window_sum(solid, EDGE_RADIUS) > 0
-    near[BACKGROUND_LABEL] = True  # a narrow gap may have no solid pixels, but still separates objects
-    unknown = ~near[:BACKGROUND_LABEL].any(axis=0) & (distances[BACKGROUND_LABEL] >= MAX_COLOUR_DISTANCE**2)
-    unknown |= _window_sum(~close[None], 1)[0] == 9  # wider than any edge between two colours
-    return np.where(unknown, UNKNOWN_LABEL, np.where(near, distances, np.inf).argmin(axis=0))
+    has_solid_nearby = _window_sum(solid, EDGE_RADIUS) > 0
+    has_solid_nearby[BACKGROUND_LABEL] = True  # a narrow gap may have no solid pixels, but still separates objects
+    unknown = ~has_solid_nearby[:BACKGROUND_LABEL].any(axis=0) & (distances[BACKGROUND_LABEL] >= MAX_COLOUR_DISTANCE**2)
+    unknown |= _window_sum(~is_close[None], 1)[0] == 9  # wider than any edge between two colours
+    return np.where(unknown, UNKNOWN_LABEL, np.where(has_solid_nearby, distances, np.inf).argmin(axis=0))
 
 
 def _window_sum(planes: np.ndarray, radius: int) -> np.ndarray:
@@ -123,10 +123,10 @@ def connected_components(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _area_and_centroid(outline: np.ndarray) -> tuple[float, np.ndarray]:
-    following = np.roll(outline, -1, axis=0)
-    crosses = outline[:, 0] * following[:, 1] - outline[:, 1] * following[:, 0]  # the shoelace formula
+    next_corners = np.roll(outline, -1, axis=0)
+    crosses = outline[:, 0] * next_corners[:, 1] - outline[:, 1] * next_corners[:, 0]  # the shoelace formula
     area = crosses.sum() / 2
-    return abs(area), ((outline + following) * crosses[:, None]).sum(axis=0) / (6 * area)
+    return abs(area), ((outline + next_corners) * crosses[:, None]).sum(axis=0) / (6 * area)
 
 
 def _perimeter(outline: np.ndarray) -> float:

@@ -29,7 +29,7 @@ class LabelledPictures(NamedTuple):
     labels: Labels
 
     @classmethod
-    def of(cls, source: DrawingsSource, concepts: list[str]) -> "LabelledPictures":
+    def load(cls, source: DrawingsSource, concepts: list[str]) -> "LabelledPictures":
         """Load all drawings and recoloured drawings of a source."""
         numbers = {name: number for number, name in enumerate(concepts)}
         side = DrawingClassifier.STYLE_SIDE
@@ -45,16 +45,16 @@ class LabelledPictures(NamedTuple):
     def __len__(self) -> int:
         return len(self.images)
 
-    def batch(self, chosen: Tensor) -> tuple[Tensor, Labels]:
+    def batch(self, indices: Tensor) -> tuple[Tensor, Labels]:
         """Return the pictures with these numbers, (b, 3, s, s) floats in [0, 1], and their classes."""
-        return self.images[chosen].float() / 255, Labels(*(classes[chosen] for classes in self.labels))
+        return self.images[indices].float() / 255, Labels(*(classes[indices] for classes in self.labels))
 
 
 def training_pictures(data: DrawingsConfig) -> tuple[LabelledPictures, list[str]]:
     """Load the drawings of the training split, and the names of their concepts in the order of class numbers."""
     source = DrawingsSource(data, "train")
     concepts = sorted({source.drawings.pictures[record.first].subject.concept for record in source.records})
-    return LabelledPictures.of(source, concepts), concepts
+    return LabelledPictures.load(source, concepts), concepts
 
 
 def class_numbers(source: DrawingsSource, index: int, concepts: Mapping[str, int]) -> tuple[int, int, int]:
@@ -84,10 +84,10 @@ def judge_data_config(data: DrawingsConfig) -> DrawingsConfig:
 def judge_folder(data: DrawingsConfig, prefix: str) -> Path:
     """Return the folder of a classifier, named after a digest of what its training pictures depend on."""
     folder = Path(data.path).expanduser()
-    kept = {name: getattr(data, name) for name in ("validation_share", "skin_tones", "seed")}
+    split_settings = {name: getattr(data, name) for name in ("validation_share", "skin_tones", "seed")}
     held_out = [sorted(splits.ALWAYS_TRAINED), splits.NOVEL_STYLES, splits.NOVEL_COLOURS, splits.MIN_STYLES]
-    described = [read_sources(folder)["sets"], kept, held_out]
+    dependencies = [read_sources(folder)["sets"], split_settings, held_out]
     if data.opt_out:
-        described.append(digest_of(Path(data.opt_out).expanduser().read_bytes()))
-    digest = digest_of(json.dumps(described, sort_keys=True).encode())[:12]
+        dependencies.append(digest_of(Path(data.opt_out).expanduser().read_bytes()))
+    digest = digest_of(json.dumps(dependencies, sort_keys=True).encode())[:12]
     return folder / f"{prefix}-{digest}"

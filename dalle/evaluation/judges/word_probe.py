@@ -78,9 +78,9 @@ class WordProbe:
         batches = (images[start : start + BATCH_SIZE] for start in range(0, len(images), BATCH_SIZE))
         features = torch.cat([self.features((to_tensor(batch) * 255).round().byte()).features for batch in batches])
         predicted = ((features.double() - self.mean) / self.std) @ self.weights
-        targets = torch.stack([_bag_of_words(caption, self.words) for caption in captions]).double()
-        known = targets.any(dim=1, keepdim=True)
-        centred = torch.where(known, targets - self.frequencies, 0.0)
+        bags = torch.stack([_bag_of_words(caption, self.words) for caption in captions]).double()
+        has_known_word = bags.any(dim=1, keepdim=True)
+        centred = torch.where(has_known_word, bags - self.frequencies, 0.0)
         scale = self.frequencies.clamp_min(1e-6).rsqrt()  # rare words have a larger weight
         return (F.normalize(predicted * scale, dim=1) @ F.normalize(centred * scale, dim=1).T).float()
 

@@ -87,9 +87,9 @@ def best_of_n_curves(
             name: torch.stack([candidates.rankings[name] for candidates in scored]) for name in scored[0].rankings
         }
         for ranking, scores in (rankings | {PERFECT: values}).items():
-            best = torch.stack([best_of_n(values, scores, size) for size in sizes])  # (sizes, captions)
-            errors = best.std(dim=1, correction=0) / max(1, len(scored) - 1) ** 0.5
-            curves.append(BestOfNCurve(quality, ranking, best.mean(dim=1).tolist(), errors.tolist()))
+            best_values = torch.stack([best_of_n(values, scores, size) for size in sizes])  # (sizes, captions)
+            errors = best_values.std(dim=1, correction=0) / max(1, len(scored) - 1) ** 0.5
+            curves.append(BestOfNCurve(quality, ranking, best_values.mean(dim=1).tolist(), errors.tolist()))
     reranker = [PERFECT, *scored[0].rankings][-1]
     best_images = {size: [candidates.best_images[index] for candidates in scored] for index, size in enumerate(sizes)}
     return BestOfNCurves(len(scored), reranker, sizes, curves, best_images)
@@ -105,10 +105,12 @@ def best_of_n(quality: Tensor, scores: Tensor, size: int) -> Tensor:
 
     Ties are resolved to the first candidate.
     """
-    total = scores.shape[1]
-    weights = [comb(total - rank, size - 1) / comb(total, size) for rank in range(1, total + 1)]
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    return quality.double().gather(1, order) @ (torch.tensor(weights, dtype=torch.float64) / fsum(weights))
+    num_candidates = scores.shape[1]
+    weights = [
+        comb(num_candidates - rank, size - 1) / comb(num_candidates, size) for rank in range(1, num_candidates + 1)
+    ]
+    ranking = scores.argsort(dim=1, descending=True, stable=True)
+    return quality.double().gather(1, ranking) @ (torch.tensor(weights, dtype=torch.float64) / fsum(weights))
 
 
 def scored_candidates(

@@ -69,7 +69,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
         name = f"bias_{metric_name(attribute)}_{metric_name(value)}"
         numbers[name] = summary.drawn
         numbers |= {} if summary.training is None else {f"{name}_training": summary.training}
-    captions = [answer.caption for answer in results]
+    captions = [result.caption for result in results]
     sampling = dalle.resolve(config.sampling(config.candidates))
     settings: dict[str, Any] = {"candidates": sampling.candidates, **decoding_settings(dalle, sampling)}
     settings |= {"captions": len(captions), "captions_digest": captions_digest(captions), **judge_settings}

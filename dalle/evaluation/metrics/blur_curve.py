@@ -42,7 +42,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
         metrics = compare_sets(
             features,
             (blur(batch.images, radius) for batch in pairs),
-            (blur(images, radius) for images in cache.batches(pairs.seen)),
+            (blur(images, radius) for images in cache.batches(pairs.num_pairs)),
             config.seed,
         )
         rows[radius], notes = metrics.compute()
@@ -53,7 +53,7 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
         describe(features) + DESCRIPTION.format(size=context.data.image_size),
         {f"{name}_blur_{radius}": value for radius, row in rows.items() for name, value in row.items()},
         settings,
-        {"blur_curve": plot_blur_curve(RADII, curves, pairs.seen)},
+        {"blur_curve": plot_blur_curve(RADII, curves, pairs.num_pairs)},
         table(curves),
         notes,
     )

@@ -48,16 +48,22 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
         captions, statements = [prompt.caption for prompt in own_prompts], [prompt.statement for prompt in own_prompts]
         samples = sample_and_judge(dalle, captions, statements, sampling)
         accuracy = accuracies(samples)
-        numbers |= {f"capability_{capability.name}_{which}": mean(accuracy[which]) for which in COLUMNS}
+        numbers |= {f"capability_{capability.name}_{column}": mean(accuracy[column]) for column in COLUMNS}
         if capability.every_wording:
             numbers |= _consistency(capability.name, own_prompts, accuracy["top"])
         cells = [capability.title, str(len(samples)), capability.trained]
-        cells += [_mean_and_interval(own_prompts, accuracy[which]) for which in COLUMNS]
+        cells += [_mean_and_interval(own_prompts, accuracy[column]) for column in COLUMNS]
         rows.append(f"| {' | '.join(cells)} |")
         grid_rows.append(GridRow(best_cells(samples), f"{capability.title}, accuracy {mean(accuracy['top']):.0%}"))
         all_captions += captions
-    heads = ["capability", "captions", "trained", "first", "mean", f"best of {config.candidates}", "any"]
-    table = [f"| {' | '.join(heads)} |", f"|---|---:|---|{'---:|' * len(COLUMNS)}", *rows, "", _wordings_note(numbers)]
+    headers = ["capability", "captions", "trained", "first", "mean", f"best of {config.candidates}", "any"]
+    table = [
+        f"| {' | '.join(headers)} |",
+        f"|---|---:|---|{'---:|' * len(COLUMNS)}",
+        *rows,
+        "",
+        _wordings_note(numbers),
+    ]
     notes = [] if sampling.ranked else [NO_RERANKER]
     notes += _truncation_note(dalle, all_captions)
     settings: dict[str, Any] = sampling_settings(dalle, sampling)
@@ -79,10 +85,12 @@ def _consistency(name: str, own_prompts: Sequence[Prompt], correct: Sequence[flo
 
 
 def _wordings_note(numbers: dict[str, float]) -> str:
-    every, some = (numbers[f"capability_rephrasing_{which}_wording"] for which in ("every", "some"))
+    every_wording, some_wording = (
+        numbers[f"capability_rephrasing_{quantifier}_wording"] for quantifier in ("every", "some")
+    )
     return (
-        f"Rephrasing: the best candidate is correct in at least one wording of {some:.0%} of the statements, and in "
-        f"every wording of {every:.0%}. The two are equal if the wording does not matter."
+        f"Rephrasing: the best candidate is correct in at least one wording of {some_wording:.0%} of the statements, "
+        f"and in every wording of {every_wording:.0%}. The two are equal if the wording does not matter."
     )
 
 

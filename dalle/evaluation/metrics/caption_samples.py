@@ -84,7 +84,7 @@ def caption_metrics(samples: Sequence[CaptionSamples], split: str, clip: Scorer 
         scores = clip.score([sample.best for sample in samples], [sample.caption for sample in samples])
         metrics[f"clip_{split}_top"] = scores.diagonal().mean().item()
     if samples[0].verdicts:
-        metrics |= {f"judge_{split}_{which}": mean(values) for which, values in accuracies(samples).items()}
+        metrics |= {f"judge_{split}_{statistic}": mean(values) for statistic, values in accuracies(samples).items()}
         for fact in (field.name for field in fields(Verdict)):
             metrics[f"judge_{split}_top_{fact}"] = mean(getattr(sample.verdicts[0], fact) for sample in samples)
     return metrics

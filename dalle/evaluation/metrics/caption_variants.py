@@ -41,11 +41,11 @@ def leaves_open(caption: str, prompt: str, stated: re.Pattern[str]) -> bool:
     return contained is not None and stated.search(caption) is None
 
 
-def sample(dalle: DALLE, captions: list[str], config: EvaluateConfig) -> Iterator[list[Image.Image]]:
+def sample_candidates(dalle: DALLE, captions: list[str], config: EvaluateConfig) -> Iterator[list[Image.Image]]:
     """Sample all candidates of each caption in turn; yields its images in the order of candidates."""
     for result in dalle.stream(captions, config.sampling(config.candidates), truncate=True):
-        pairs = sorted(zip(result.candidates, result.images, strict=True), key=lambda pair: pair[0])
-        yield [image for _, image in pairs]
+        numbered = sorted(zip(result.candidates, result.images, strict=True), key=lambda pair: pair[0])
+        yield [image for _, image in numbered]
 
 
 def summarise(results: Sequence[CaptionVariants]) -> dict[tuple[str, str], Summary]:
@@ -54,17 +54,19 @@ def summarise(results: Sequence[CaptionVariants]) -> dict[tuple[str, str], Summa
     for attribute, value in dict.fromkeys(
         (attribute, value) for result in results for attribute, values in result.drawn.items() for value in values
     ):
-        captioned = [result for result in results if attribute in result.drawn]
-        drawn = [share(result.drawn[attribute], value) for result in captioned]
-        if len(captioned) == 1:
-            counts = captioned[0].drawn[attribute]
+        open_results = [result for result in results if attribute in result.drawn]
+        drawn = [share(result.drawn[attribute], value) for result in open_results]
+        if len(open_results) == 1:
+            counts = open_results[0].drawn[attribute]
             interval = wilson_interval(int(counts[value]), int(sum(counts.values())))
         else:
             interval = cluster_interval(drawn, f"{attribute} {value}")
-        known = [
-            share(result.training[attribute], value) for result in captioned if sum(result.training[attribute].values())
+        training_shares = [
+            share(result.training[attribute], value)
+            for result in open_results
+            if sum(result.training[attribute].values())
         ]
-        summaries[attribute, value] = Summary(mean(drawn), interval, mean(known) if known else None)
+        summaries[attribute, value] = Summary(mean(drawn), interval, mean(training_shares) if training_shares else None)
     return summaries
 
 
@@ -80,17 +82,21 @@ def table(summaries: dict[tuple[str, str], Summary], results: Sequence[CaptionVa
         training = "none" if summary.training is None else f"{summary.training:.2f}"
         lines.append(f"| {attribute} | {value} | {summary.drawn:.2f} [{low:.2f}, {high:.2f}] | {training} |")
     lines += ["", "| caption | drawn | training |", "|---|---|---|"]
-    lines += [f"| {result.caption} | {described(result.drawn)} | {described(result.training)} |" for result in results]
+    lines += [
+        f"| {result.caption} | {format_counts(result.drawn)} | {format_counts(result.training)} |" for result in results
+    ]
     return "\n".join(lines)
 
 
-def described(counts: Counts) -> str:
+def format_counts(counts: Counts) -> str:
     """Return the values that occur as text, the most frequent first: "woman 9, man 7; yellow 16"."""
-    parts = []
+    attribute_texts = []
     for values in counts.values():
-        frequent = sorted((item for item in values.items() if item[1]), key=lambda item: -item[1])
-        parts.append(", ".join(f"{value} {round(count, 1):g}" for value, count in frequent))
-    return "; ".join(part or "none" for part in parts)
+        frequent = sorted(
+            (value_count for value_count in values.items() if value_count[1]), key=lambda value_count: -value_count[1]
+        )
+        attribute_texts.append(", ".join(f"{value} {round(count, 1):g}" for value, count in frequent))
+    return "; ".join(attribute_text or "none" for attribute_text in attribute_texts)
 
 
 def metric_name(text: str) -> str:

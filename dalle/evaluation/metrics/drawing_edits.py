@@ -66,9 +66,9 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
             next(dalle.stream([drawing.caption], config.sampling(1), canvas=canvas, truncate=True, progress=False))
             for drawing, canvas in with_progress(zip(drawings, canvases, strict=True), len(drawings), name)
         ]
-        kept = [keeps_tokens(result, canvas) for result, canvas in zip(results, canvases, strict=True)]
+        keeps_all = [keeps_tokens(result, canvas) for result, canvas in zip(results, canvases, strict=True)]
         images = [result.images[0] for result in results]
-        numbers[f"drawing_edits_{name}_kept"] = sum(kept) / len(kept)
+        numbers[f"drawing_edits_{name}_kept"] = sum(keeps_all) / len(keeps_all)
         numbers[f"drawing_edits_{name}_style"] = style_agreement(
             judge, [right_square(image) for image in images], styles
         )
@@ -87,13 +87,15 @@ def held_out_drawings(
     """Return the first `count` drawings of a split, each with the next one of the same style."""
     records = [number for number, record in enumerate(source.records) if record.kind == "drawing"]
     styles = [source.drawings.pictures[source.records[record].first].drawing_set.style for record in records]
-    chosen = []
-    for place, record in enumerate(records[:count]):
-        later = [number for number in range(len(records)) if styles[number] == styles[place] and number != place]
-        other = records[min(later, key=lambda number: (number < place, number), default=place)]
+    drawings = []
+    for position, record in enumerate(records[:count]):
+        same_style = [
+            number for number in range(len(records)) if styles[number] == styles[position] and number != position
+        ]
+        other = records[min(same_style, key=lambda number: (number < position, number), default=position)]
         images = (encode(model_image(source, number)) for number in (record, other))
-        chosen.append(Drawing(source.captions(record)[0], judge.config.styles.index(styles[place]), *images))
-    return chosen
+        drawings.append(Drawing(source.captions(record)[0], judge.config.styles.index(styles[position]), *images))
+    return drawings
 
 
 def edits(seed: int) -> dict[str, Callable[[Drawing], Canvas]]:

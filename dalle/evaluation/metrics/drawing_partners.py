@@ -33,25 +33,25 @@ def measure_partners(
     panels = [record for record, composed in enumerate(source.records) if composed.kind == "panels"]
     if not panels:
         return [], {}
-    chosen = panels[: min(config.captions, MAX_PROMPTS)]
+    prompt_records = panels[: min(config.captions, MAX_PROMPTS)]
     grid = dalle.transformer.sequence.grid
     samples, reconstructions = [], []
-    for record in with_progress(chosen, len(chosen), "image prompts", "prompts"):
+    for record in with_progress(prompt_records, len(prompt_records), "image prompts", "prompts"):
         original = dalle.encode_image(source.image(record))
         canvas = complete(original, CompleteConfig(rows=grid // 2, paste=False))
         captions, sampling = [source.captions(record)[0]], config.sampling(config.candidates)
         (result,) = dalle.stream(captions, sampling, canvas=canvas, truncate=True, progress=False)
         samples.append(candidates_of(source, record, result))
         reconstructions.extend(dalle.decode_images(original.tokens[None]))
-    choices = [[record, *other_partners(source, panels, record, config.seed)] for record in chosen]
+    choices = [[record, *other_partners(source, panels, record, config.seed)] for record in prompt_records]
     styles = [
         judge.config.styles.index(source.drawings.pictures[source.records[record].second].drawing_set.style)
-        for record in chosen
+        for record in prompt_records
     ]
-    several = [number for number, records in enumerate(choices) if len(records) > 1]
+    with_alternatives = [number for number, records in enumerate(choices) if len(records) > 1]
     numbers = {}
-    if several:
-        numbers["drawings_partner_chance"] = float(np.mean([1 / len(choices[number]) for number in several]))
+    if with_alternatives:
+        numbers["drawings_partner_chance"] = float(np.mean([1 / len(choices[number]) for number in with_alternatives]))
     sampled = {
         "first": [sample.first for sample in samples],
         "top": [sample.top for sample in samples],
@@ -59,14 +59,14 @@ def measure_partners(
     }
     for name, images in sampled.items():
         lower = [lower_panel(image) for image in images]
-        if several:
-            found = [
+        if with_alternatives:
+            is_found = [
                 is_closest(
                     judge, lower[number], *(lower_panel(model_image(source, record)) for record in choices[number])
                 )
-                for number in several
+                for number in with_alternatives
             ]
-            numbers[f"drawings_partner_found_{name}"] = float(np.mean(found))
+            numbers[f"drawings_partner_found_{name}"] = float(np.mean(is_found))
         numbers[f"drawings_partner_style_{name}"] = style_agreement(judge, lower, torch.tensor(styles))
     return samples, numbers
 
@@ -74,13 +74,16 @@ def measure_partners(
 def other_partners(source: DrawingsSource, panels: list[int], record: int, seed: int) -> list[int]:
     """Choose, among the records `panels`, up to 9 with a lower panel of the same style and each of another concept."""
     pictures = source.drawings.pictures
-    own = pictures[source.records[record].second]
-    others: dict[str, int] = {}
-    for other in np.random.default_rng([seed, record]).permutation(panels):
-        picture = pictures[source.records[other].second]
-        if picture.drawing_set.style == own.drawing_set.style and picture.subject.concept != own.subject.concept:
-            others.setdefault(picture.subject.concept, int(other))
-    return list(others.values())[: CHOICES - 1]
+    true_partner = pictures[source.records[record].second]
+    record_by_concept: dict[str, int] = {}
+    for candidate in np.random.default_rng([seed, record]).permutation(panels):
+        picture = pictures[source.records[candidate].second]
+        if (
+            picture.drawing_set.style == true_partner.drawing_set.style
+            and picture.subject.concept != true_partner.subject.concept
+        ):
+            record_by_concept.setdefault(picture.subject.concept, int(candidate))
+    return list(record_by_concept.values())[: CHOICES - 1]
 
 
 def lower_panel(image: Image.Image) -> Image.Image:
@@ -91,11 +94,11 @@ def lower_panel(image: Image.Image) -> Image.Image:
 
 
 @torch.inference_mode()
-def is_closest(judge: DrawingClassifier, image: Image.Image, own: Image.Image, *others: Image.Image) -> bool:
-    """Return True if the features of `image` are more similar to those of `own` than to those of any other image.
+def is_closest(judge: DrawingClassifier, image: Image.Image, true_partner: Image.Image, *others: Image.Image) -> bool:
+    """Return True if the features of `image` are more similar to those of `true_partner` than to those of `others`.
 
     Similarity is the cosine. False for a tie, as between equal images.
     """
-    features = F.normalize(judge.features(to_tensor([image, own, *others])), dim=1)
+    features = F.normalize(judge.features(to_tensor([image, true_partner, *others])), dim=1)
     similarities = features[1:] @ features[0]
     return bool(similarities[0] > similarities[1:].max() + TIE)

@@ -49,10 +49,10 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
         )
     dalle = context.require_pipeline()
     sources = {split: DrawingsSource(context.data, split) for split in ATTRIBUTES}
-    if empty := [split for split, source in sources.items() if not len(source)]:  # before hours of sampling
+    if empty_splits := [split for split, source in sources.items() if not len(source)]:  # before hours of sampling
         raise ValueError(
-            f"the split {empty[0]} of the drawings is empty: build the whole set with `make drawings`, and use all "
-            "groups (data.groups=[])"
+            f"the split {empty_splits[0]} of the drawings is empty: build the whole set with `make drawings`, and use "
+            "all groups (data.groups=[])"
         )
     judge = load_classifier(context.data)
     effnet = load_efficientnet_classifier(context.data)
@@ -66,9 +66,9 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
         samples = sample_captions(dalle, source, records, config)
         labels = true_labels(source, records, judge.config.concepts)
         for suffix, classifier in judges.items():
-            for which in ("first", "top", "real"):
-                shares = accuracy(classify(classifier, [getattr(sample, which) for sample in samples]), labels)
-                numbers |= {f"drawings_{split}_{name}{suffix}_{which}": shares[name] for name in attributes}
+            for image_kind in ("first", "top", "real"):
+                shares = accuracy(classify(classifier, [getattr(sample, image_kind) for sample in samples]), labels)
+                numbers |= {f"drawings_{split}_{name}{suffix}_{image_kind}": shares[name] for name in attributes}
         rows += [grid_row(sample) for sample in samples[:GRID_CAPTIONS]]
         digest = captions_digest([sample.caption for sample in samples])
         settings[split] = {"captions": len(samples), "captions_digest": digest}
@@ -92,7 +92,7 @@ def table(numbers: dict[str, float]) -> str:
     """
     lines = ["| | candidate 0 | top | real | top / real |", "|---|---:|---:|---:|---:|"]
     for name in (key.removesuffix("_first") for key in numbers if key.endswith("_first")):
-        first, top, real = (numbers[f"{name}_{which}"] for which in ("first", "top", "real"))
+        first, top, real = (numbers[f"{name}_{image_kind}"] for image_kind in ("first", "top", "real"))
         share = f"{top / real:.2f}" if real else "-"
         lines.append(f"| {name.removeprefix('drawings_')} | {first:.3f} | {top:.3f} | {real:.3f} | {share} |")
     return "\n".join(lines)

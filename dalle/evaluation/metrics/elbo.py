@@ -49,9 +49,9 @@ def elbo_metrics(
     # the logit-Laplace density is over pixels mapped to (0.1, 0.9), where a step is shorter (App. A.3)
     step = (1 - 2 * PIXEL_MARGIN if likelihood.kind == "logit_laplace" else 1) / 255
     return {
-        "elbo_nats": -negative_elbo / pairs.seen,
-        "elbo_relaxed_nats": -negative_elbo_relaxed / pairs.seen,
-        "elbo_gap_nats": (negative_elbo - negative_elbo_relaxed) / pairs.seen,
+        "elbo_nats": -negative_elbo / pairs.num_pairs,
+        "elbo_relaxed_nats": -negative_elbo_relaxed / pairs.num_pairs,
+        "elbo_gap_nats": (negative_elbo - negative_elbo_relaxed) / pairs.num_pairs,
         "bits_per_dimension": (negative_elbo / values - math.log(step)) / math.log(2),
         "kl_nats": totals["kl"] / positions,
         "reconstruction_rmse_relaxed": math.sqrt(totals["squared_error_relaxed"] / values),

@@ -72,7 +72,7 @@ class DistributionMetrics:
             if fewest > self.features.width:
                 numbers[names.frechet] = self.frechet.compute().item()
             else:
-                notes.append(too_few(self.features, fewest))
+                notes.append(too_few_note(self.features, fewest))
             if fewest < MIN_IMAGES:
                 notes.append(f"No {names.kid}: it needs {MIN_IMAGES} images in each set, but there are {fewest}.")
             else:
@@ -86,7 +86,7 @@ class DistributionMetrics:
                 if self.splits > 1:
                     numbers[f"{names.inception_score}_std"] = std.item()
                 if self.splits < IS_SPLITS:
-                    notes.append(few_splits(names.inception_score, self.splits, self.counts["sampled"]))
+                    notes.append(few_splits_note(names.inception_score, self.splits, self.counts["sampled"]))
             else:
                 notes.append(f"No {names.inception_score}: it needs {IS_MIN_IMAGES} sampled images.")
         return numbers, notes
@@ -135,17 +135,17 @@ def describe(features: FeatureNetwork) -> str:
     )
 
 
-def few_splits(name: str, splits: int, images: int) -> str:
+def few_splits_note(name: str, splits: int, images: int) -> str:
     """Return a note that the Inception score is of fewer splits than usual."""
-    of = "one set" if splits == 1 else f"the mean of {splits} splits"
+    basis = "one set" if splits == 1 else f"the mean of {splits} splits"
     usual = IS_SPLITS * IS_SPLIT_SIZE
     return (
-        f"{name} is that of {of}, as there are {images:,} sampled images; of {usual:,} it would be the mean of "
+        f"{name} is that of {basis}, as there are {images:,} sampled images; of {usual:,} it would be the mean of "
         f"{IS_SPLITS} splits. It rises with the size of a split: compare scores of equal numbers of images only."
     )
 
 
-def too_few(features: FeatureNetwork, images: int) -> str:
+def too_few_note(features: FeatureNetwork, images: int) -> str:
     """Return a note that so few images give no Frechet distance: the reason, and the alternative."""
     return (
         f"No {features.frechet}: the covariance of {features.width:,} features needs more than {features.width:,} "

@@ -23,7 +23,7 @@ from dalle.evaluation.judges.people_classifier import (
     gender_of,
     people_pictures,
 )
-from dalle.evaluation.metrics.caption_variants import CaptionVariants, Counts, leaves_open, sample
+from dalle.evaluation.metrics.caption_variants import CaptionVariants, Counts, leaves_open, sample_candidates
 from dalle.image_conversion import to_tensor
 from dalle.sampling.pipeline import DALLE
 from dalle.seeds import numpy_generator
@@ -38,13 +38,15 @@ def sample_people(
     """Sample `open_captions` and count the variants that are drawn, beside those in the training images."""
 
     def judge(images: list[Image.Image]) -> Counts:
-        found = classify_people(model, to_tensor(images).mul(255).round().to(torch.uint8))
+        predictions = classify_people(model, to_tensor(images).mul(255).round().to(torch.uint8))
         return {
-            name: {value: int((found[name] == number).sum()) for number, value in enumerate(values)}
+            name: {value: int((predictions[name] == number).sum()) for number, value in enumerate(values)}
             for name, values in ATTRIBUTES.items()
         }
 
-    for (concept, caption), images in zip(captions.items(), sample(dalle, [*captions.values()], config), strict=True):
+    for (concept, caption), images in zip(
+        captions.items(), sample_candidates(dalle, [*captions.values()], config), strict=True
+    ):
         yield CaptionVariants(caption, training[concept], judge(images), images)
 
 
@@ -61,10 +63,11 @@ def open_captions(source: DrawingsSource, training: dict[str, Counts], limit: in
         )
     )
     names = {concept: name for concept, name in open_names(source).items() if concept in training}
-    order = numpy_generator("captions of people", source.config.seed).permutation(len(names))
-    chosen = [list(names)[number] for number in order[:limit]]
+    permutation = numpy_generator("captions of people", source.config.seed).permutation(len(names))
+    concepts = [list(names)[number] for number in permutation[:limit]]
     return {
-        concept: f"{names[concept]}, {STYLES[styles[place % len(styles)]][0]}" for place, concept in enumerate(chosen)
+        concept: f"{names[concept]}, {STYLES[styles[position % len(styles)]][0]}"
+        for position, concept in enumerate(concepts)
     }
 
 
@@ -72,9 +75,13 @@ def open_names(source: DrawingsSource) -> dict[str, str]:
     """Return a name of each concept of people that states neither gender, tone nor age: "an astronaut"."""
     names = {}
     for concept, subjects in concepts_of_people(source.drawings.subjects).items():
-        open_ones = [subject for subject in subjects if gender_of(subject) == "person" and age_of(subject) == "adult"]
-        if open_ones:
-            names[concept] = min((names_of(subject)[0] for subject in open_ones), key=lambda name: (len(name), name))
+        open_subjects = [
+            subject for subject in subjects if gender_of(subject) == "person" and age_of(subject) == "adult"
+        ]
+        if open_subjects:
+            names[concept] = min(
+                (names_of(subject)[0] for subject in open_subjects), key=lambda name: (len(name), name)
+            )
     return names
 
 
@@ -93,14 +100,19 @@ def training_people(source: DrawingsSource) -> dict[str, Counts]:
         captions = source.captions(index)
         weight = sum(leaves_open(caption, names[concept], STATED) for caption in captions) / len(captions)
         for name, value in values.items():
-            empty = {attribute: dict.fromkeys(known, 0.0) for attribute, known in ATTRIBUTES.items()}
-            counts.setdefault(concept, empty)[name][value] += weight
+            zero_counts = {
+                attribute: dict.fromkeys(attribute_values, 0.0) for attribute, attribute_values in ATTRIBUTES.items()
+            }
+            counts.setdefault(concept, zero_counts)[name][value] += weight
     return counts
 
 
 def judge_accuracy(model: PeopleClassifier, context: EvaluationContext) -> dict[str, float]:
     """Compute the judge's accuracy on held-out drawings of people, for attributes of which these have two values."""
     images, labels = people_pictures(context.data, ("val", "novel"))
-    found = classify_people(model, images)
-    several = {name: classes for name, classes in labels.items() if len(classes.unique()) > 1}
-    return {f"bias_judge_{name}": (found[name] == classes).float().mean().item() for name, classes in several.items()}
+    predictions = classify_people(model, images)
+    labels_with_two_values = {name: classes for name, classes in labels.items() if len(classes.unique()) > 1}
+    return {
+        f"bias_judge_{name}": (predictions[name] == classes).float().mean().item()
+        for name, classes in labels_with_two_values.items()
+    }

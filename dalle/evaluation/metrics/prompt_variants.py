@@ -8,7 +8,13 @@ from PIL import Image
 from dalle.data.source import Source, UnreadableRecord
 from dalle.evaluation.evaluate_config import EvaluateConfig
 from dalle.evaluation.held_out import model_image
-from dalle.evaluation.metrics.caption_variants import CaptionVariants, Counts, leaves_open, metric_name, sample
+from dalle.evaluation.metrics.caption_variants import (
+    CaptionVariants,
+    Counts,
+    leaves_open,
+    metric_name,
+    sample_candidates,
+)
 from dalle.sampling.pipeline import DALLE
 from dalle.sampling.rerank import Scorer
 
@@ -25,7 +31,7 @@ def sample_prompts(dalle: DALLE, clip: Scorer, source: Source, config: EvaluateC
         nearest = clip.score(images, values).argmax(dim=1).tolist() if images else []
         return {caption: {value: nearest.count(number) for number, value in enumerate(values)}}
 
-    for caption, images in zip(variants, sample(dalle, [*variants], config), strict=True):
+    for caption, images in zip(variants, sample_candidates(dalle, [*variants], config), strict=True):
         training = training_images(caption, variants[caption], source)
         yield CaptionVariants(caption, judge(caption, training), judge(caption, images), images)
 
@@ -56,8 +62,10 @@ def parse_prompt(text: str) -> tuple[str, list[str]]:
 def variant_words(caption: str, variants: list[str]) -> re.Pattern[str]:
     """Return the pattern of the words that some variants have, and neither all of them nor the open caption."""
     words = [set(re.findall(r"\w+", variant.lower())) for variant in variants]
-    telling = set().union(*words) - set.intersection(*words) - set(re.findall(r"\w+", caption.lower()))
-    return re.compile(rf"\b({'|'.join(sorted(telling))})\b" if telling else r"(?!)", re.IGNORECASE)
+    distinguishing_words = set().union(*words) - set.intersection(*words) - set(re.findall(r"\w+", caption.lower()))
+    return re.compile(
+        rf"\b({'|'.join(sorted(distinguishing_words))})\b" if distinguishing_words else r"(?!)", re.IGNORECASE
+    )
 
 
 def training_images(caption: str, variants: list[str], source: Source) -> list[Image.Image]:

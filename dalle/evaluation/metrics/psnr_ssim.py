@@ -13,15 +13,15 @@ def check_torchmetrics() -> None:
     check_installed("eval", "metrics=[reconstruction]", "torchmetrics")
 
 
-def psnr(images: Tensor, others: Tensor) -> Tensor:
+def psnr(images: Tensor, references: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each pair, at most 100: two of (b, 3, h, w) in [0, 1] -> (b,) dB."""
     from torchmetrics.functional.image import peak_signal_noise_ratio  # on first use: it takes seconds to import
 
-    pair = others.double(), images.double()
-    return peak_signal_noise_ratio(*pair, data_range=1.0, reduction="none", dim=(1, 2, 3)).clamp(max=MAX_PSNR)
+    inputs = references.double(), images.double()
+    return peak_signal_noise_ratio(*inputs, data_range=1.0, reduction="none", dim=(1, 2, 3)).clamp(max=MAX_PSNR)
 
 
-def ssim(images: Tensor, others: Tensor) -> Tensor:
+def ssim(images: Tensor, references: Tensor) -> Tensor:
     """Structural similarity of each pair (Wang et al. 2004): two of (b, 3, h, w) in [0, 1] -> (b,), 1 for equal images.
 
     Colour channels are compared separately, in windows that lie wholly within the image.
@@ -37,7 +37,7 @@ def ssim(images: Tensor, others: Tensor) -> Tensor:
     # unlike the authors', its mean includes windows that reach into the reflected padding: leave these out
     edge = WINDOW // 2
     output = structural_similarity_index_measure(
-        others.double(), images.double(), data_range=1.0, reduction="none", return_full_image=True
+        references.double(), images.double(), data_range=1.0, reduction="none", return_full_image=True
     )
     assert isinstance(output, tuple)  # the mean, and a similarity for each pixel
     return output[1][:, :, edge:-edge, edge:-edge].mean(dim=(1, 2, 3))

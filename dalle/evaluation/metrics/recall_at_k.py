@@ -29,5 +29,5 @@ def recall_at_k(similarities: Tensor, captions: Sequence[str]) -> dict[str, floa
 def correct_ranks(similarities: Tensor, correct: Tensor) -> Tensor:
     """Rank, from 0, of each query's first correct answer among m: (n, m) scores, (n, m) bool -> (n,) int64."""
     # torchmetrics' retrieval_hit_rate takes one row at a time, and resolves ties by chance
-    best = similarities.masked_fill(~correct, -torch.inf).amax(dim=1, keepdim=True)
-    return ((similarities >= best) & ~correct).sum(dim=1)
+    best_correct = similarities.masked_fill(~correct, -torch.inf).amax(dim=1, keepdim=True)
+    return ((similarities >= best_correct) & ~correct).sum(dim=1)

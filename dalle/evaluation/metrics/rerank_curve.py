@@ -113,12 +113,14 @@ def _real_pair_accuracy(scorers: dict[str, Scorer], source: Source, count: int) 
     """
     numbers = {}
     images, captions = zip(*_image_caption_pairs(source, count), strict=True)
-    following = [*captions[1:], captions[0]]
-    different = torch.tensor([own != other for own, other in zip(captions, following, strict=True)])
-    for name, scorer in scorers.items() if different.any() else ():
+    next_captions = [*captions[1:], captions[0]]
+    captions_differ = torch.tensor(
+        [caption != next_caption for caption, next_caption in zip(captions, next_captions, strict=True)]
+    )
+    for name, scorer in scorers.items() if captions_differ.any() else ():
         scores = scorer.score(list(images), list(captions))
         correct = scores.diagonal() > scores.roll(-1, dims=1).diagonal()
-        numbers[f"{name}_val_real_pairs"] = correct[different.to(correct.device)].float().mean().item()
+        numbers[f"{name}_val_real_pairs"] = correct[captions_differ.to(correct.device)].float().mean().item()
     return numbers
 
 

@@ -47,11 +47,11 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     if cached is None:
         return MetricResult(description, numbers, settings, notes=[*shortfall, *notes])
     cache, cache_settings = cached
-    for images in cache.batches(pairs.seen):
+    for images in cache.batches(pairs.num_pairs):
         sampled.add(features(images), real=False)
     values, notes = sampled.compute()
     settings |= {**sampled.settings(), **cache_settings, "sample_cache": cache.digest}
-    grid = _sample_grid(context, next(cache.batches(pairs.seen)))
+    grid = _sample_grid(context, next(cache.batches(pairs.num_pairs)))
     return MetricResult(description, numbers | values, settings, {"samples": grid}, notes=[*shortfall, *notes])
 
 
