@@ -15,7 +15,7 @@ from dalle.sampling.pipeline import DALLE
 from dalle.sampling.progress_bar import SamplingStopped
 from dalle.sampling.results import Result, SelectBest
 from dalle.sampling.sampling_config import SPEED_SETTINGS, UNRANKED, SamplingConfig
-from dalle.studio.edits import candidates_of
+from dalle.studio.edits import canvas_of_candidates
 from dalle.studio.jobs import Job
 from dalle.studio.previews import Previews
 from dalle.studio.requests import DrawRequest
@@ -40,25 +40,25 @@ class JobRunner:
         request, config, dalle = job.request, job.config, self.dalle
         unknown = dalle.unknown_words([request.caption])
         nearest = [nearest_words(word, dalle.words) for word in unknown[:MAX_EXPLAINED]]
-        words = {"unknown_words": unknown, "nearest_words": nearest}
-        job.events.append("started", {"candidates": config.candidates, **words})
+        word_hints = {"unknown_words": unknown, "nearest_words": nearest}
+        job.events.append("started", {"candidates": config.candidates, **word_hints})
         ids = dalle.tokenize([request.caption])
         drawn: dict[str, DrawnImage] = {}  # by id, in the order of candidates
-        finished = False
+        all_sampled = False
         with suppress(SamplingStopped):
             for tokens in self._batches(job, ids, config):
-                for image in self._finished(job, config, tokens, len(drawn)):
-                    key = self.store.drawn.add(image)
-                    job.events.append("image", {"id": key, "candidate": len(drawn)})
-                    drawn[key] = image
-            finished = True
-        kept, ranked = self._rank(job, ids, config, drawn) if drawn else ([], True)
-        job.images = [record["id"] for record in kept]
-        job.events.append("ranked", {"images": kept})
-        for key in drawn.keys() - set(job.images):
-            self.store.drawn.discard(key)
-        if not (finished and ranked):
-            job.events.append("cancelled", {"kept": len(kept)}, last=True)
+                for image in self._decode_batch(job, config, tokens, len(drawn)):
+                    image_id = self.store.drawn.add(image)
+                    job.events.append("image", {"id": image_id, "candidate": len(drawn)})
+                    drawn[image_id] = image
+            all_sampled = True
+        kept_entries, is_fully_ranked = self._rank(job, ids, config, drawn) if drawn else ([], True)
+        job.images = [record["id"] for record in kept_entries]
+        job.events.append("ranked", {"images": kept_entries})
+        for image_id in drawn.keys() - set(job.images):
+            self.store.drawn.discard(image_id)
+        if not (all_sampled and is_fully_ranked):
+            job.events.append("cancelled", {"kept": len(kept_entries)}, last=True)
         else:
             seconds = time.monotonic() - begin
             data = {"seconds": round(seconds, 3), "images_per_second": round(len(drawn) / seconds, 3)}
@@ -86,41 +86,41 @@ class JobRunner:
             SamplingStopped: the job was cancelled.
         """
         dalle = self.dalle
-        chosen = choose_batch_size(dalle.transformer, 1, config, dalle.precision)
+        fitting_batch = choose_batch_size(dalle.transformer, 1, config, dalle.precision)
         # parallel decoding shows the first candidate sooner; its caches take more memory
-        config = replace(config, decoding="sequential" if chosen.memory.recompute_kv else "auto")
+        config = replace(config, decoding="sequential" if fitting_batch.memory.recompute_kv else "auto")
         on_cpu = dalle.transformer.image_head.weight.device.type == "cpu"
         start, sizes = 0, iter(FIRST_BATCHES)
         while start < config.candidates:
-            job.check()
+            job.raise_if_cancelled()
             size = next(sizes, BATCH_ON_CPU if on_cpu else BATCH_ON_GPU)
-            count = min(size, chosen.images, config.candidates - start)
+            count = min(size, fitting_batch.images, config.candidates - start)
 
-            def show(rows: int | None, images: list[str], start: int = start) -> None:
-                job.events.show("partial", {"first": start, "rows": rows, "images": images})
+            def show_previews(rows: int | None, images: list[str], start: int = start) -> None:
+                job.events.show_progress("partial", {"first": start, "rows": rows, "images": images})
 
             (batch,) = dalle.sample_batches(
                 ids,
                 replace(config, candidates=count, keep=count, batch_size=count),
-                candidates_of(job.canvas, start, count),
+                canvas_of_candidates(job.canvas, start, count),
                 candidate_offset=start,
-                recompute_kv=chosen.memory.recompute_kv,
-                on_progress=job.check,
-                on_tokens=Previews(dalle.dvae, show, is_edit=job.canvas is not None),
+                recompute_kv=fitting_batch.memory.recompute_kv,
+                on_progress=job.raise_if_cancelled,
+                on_tokens=Previews(dalle.dvae, show_previews, is_edit=job.canvas is not None),
             )
             yield batch.tokens[0]
             start += count
 
-    def _finished(self, job: Job, config: SamplingConfig, tokens: Tensor, first: int) -> list[DrawnImage]:
+    def _decode_batch(self, job: Job, config: SamplingConfig, tokens: Tensor, first: int) -> list[DrawnImage]:
         """Decode a batch. `first`: its first candidate's number."""
         images = self.dalle.decode_images(tokens)
         numbers = list(range(first, first + len(images)))
         images = images if job.canvas is None else job.canvas.paste(images, numbers)
         result = Result(job.request.caption, images, None, tokens, numbers, config.candidates)
-        finished = self._drawn_images(job.request, config, result)
-        for number, drawn_image in zip(numbers, finished, strict=True):
+        drawn_images = self._drawn_images(job.request, config, result)
+        for number, drawn_image in zip(numbers, drawn_images, strict=True):
             drawn_image.record["rank"] = number + 1  # until all are ranked
-        return finished
+        return drawn_images
 
     def _rank(
         self, job: Job, ids: Tensor, config: SamplingConfig, drawn: Mapping[str, DrawnImage]
@@ -135,27 +135,28 @@ class JobRunner:
         select_best = SelectBest(dalle.dvae, config, reranker, job.canvas, decoder)
         tokens = torch.stack([drawn_image.tokens for drawn_image in drawn.values()])
         candidates = request.caption, ids[0], tokens, 0, [drawn_image.image for drawn_image in drawn.values()]
-        requests, ranked = job.cancel_requests, True  # after one while it was drawn, finished candidates are ranked
+        # after a request while it was drawn, finished candidates are ranked
+        earlier_cancel_requests, is_fully_ranked = job.cancel_requests, True
 
         def check() -> None:
-            if job.cancel_requests > requests:
+            if job.cancel_requests > earlier_cancel_requests:
                 raise SamplingStopped
 
         try:
             result = select_best(*candidates, on_chunk=check)
         except SamplingStopped:
-            ranked, decoder = False, None
+            is_fully_ranked, decoder = False, None
             request = request.model_copy(update={"rerank": UNRANKED, "decoder": False})
             result = replace(select_best, reranker=None, decoder=None)(*candidates)
-        keys, kept = list(drawn), []
+        image_ids, kept_entries = list(drawn), []
         for candidate, image in zip(result.candidates, self._drawn_images(request, config, result), strict=True):
-            key = keys[candidate]
+            image_id = image_ids[candidate]
             if decoder is None:
-                drawn[key].record = image.record
+                drawn[image_id].record = image.record
             else:
-                key = self.store.drawn.add(image)
-            kept.append({"id": key, "candidate": candidate, "score": image.record["score"]})
-        return kept, ranked
+                image_id = self.store.drawn.add(image)
+            kept_entries.append({"id": image_id, "candidate": candidate, "score": image.record["score"]})
+        return kept_entries, is_fully_ranked
 
     def _drawn_images(self, request: DrawRequest, config: SamplingConfig, result: Result) -> list[DrawnImage]:
         """Return the images of a result with their records."""

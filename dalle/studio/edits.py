@@ -25,18 +25,18 @@ def build_canvas(request: DrawRequest, config: SamplingConfig, dalle: DALLE, sto
     edit = request.edit
     if edit is None:
         return None
-    found = store.find(edit.image)
-    image, original = found.image, encode_stored(found, dalle)
-    refined = edit.model_dump(include={"refinement_passes", "proposals"})
+    stored = store.find(edit.image)
+    image, original = stored.image, encode_stored(stored, dalle)
+    refinement = edit.model_dump(include={"refinement_passes", "proposals"})
     match edit:
         case Inpaint():
             mask = _scale_mask(store.find(edit.mask).image, image)
-            return inpaint(original, mask, InpaintConfig(**refined))
+            return inpaint(original, mask, InpaintConfig(**refinement))
         case Extend():
-            added = {edit.direction: max(1, round(edit.amount * len(original.tokens)))}
-            return outpaint(original, OutpaintConfig(**added, **refined))
+            extension = {edit.direction: max(1, round(edit.amount * len(original.tokens)))}
+            return outpaint(original, OutpaintConfig(**extension, **refinement))
         case Vary():
-            options = VariationsConfig(share=1 - edit.strength, **refined)
+            options = VariationsConfig(share=1 - edit.strength, **refinement)
             try:
                 return variations(original, options, config.candidates, config.seed)
             except ValueError as error:  # it names the share of tokens that are kept
@@ -45,15 +45,15 @@ def build_canvas(request: DrawRequest, config: SamplingConfig, dalle: DALLE, sto
             return complete(original, CompleteConfig(rows=edit.rows))
 
 
-def encode_stored(found: StoredImage, dalle: DALLE) -> EncodedImage:
+def encode_stored(stored: StoredImage, dalle: DALLE) -> EncodedImage:
     """Encode an image of the store. A drawn image of the model's own size keeps the tokens that it was drawn with."""
     grid = dalle.transformer.sequence.grid
-    if isinstance(found, DrawnImage) and found.tokens.shape == (grid, grid):
-        return EncodedImage(found.image.size, found.image, found.tokens)
-    return dalle.encode_image(found.image)
+    if isinstance(stored, DrawnImage) and stored.tokens.shape == (grid, grid):
+        return EncodedImage(stored.image.size, stored.image, stored.tokens)
+    return dalle.encode_image(stored.image)
 
 
-def candidates_of(canvas: Canvas | None, start: int, count: int) -> Canvas | None:
+def canvas_of_candidates(canvas: Canvas | None, start: int, count: int) -> Canvas | None:
     """Return the canvas of some candidates of a drawing."""
     if canvas is None or canvas.tokens.ndim == 2:
         return canvas

@@ -44,24 +44,24 @@ def add_error_handlers(app: FastAPI) -> None:
         return error_response(500, "the studio failed; its terminal says why")
 
 
-def unknown_field(name: str, known: Sequence[str]) -> str:
+def unknown_field(name: str, field_names: Sequence[str]) -> str:
     """Return the sentence for a setting that does not exist, with the nearest one that does."""
-    nearest = get_close_matches(name, known, n=1)
-    hint = f"did you mean {nearest[0]}?" if nearest else f"choose one of {', '.join(known)}"
+    nearest = get_close_matches(name, field_names, n=1)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"choose one of {', '.join(field_names)}"
     return f"there is no setting {name[:80]!r}; {hint}"
 
 
 def validation_sentence(error: dict[str, Any]) -> str:
     """Return one sentence for the first error that pydantic found in a request."""
-    place = ".".join(str(part) for part in error["loc"] if part != "body")
+    location = ".".join(str(part) for part in error["loc"] if part != "body")
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "json_invalid":
         return f"the body is not JSON: {error.get('ctx', {}).get('error', message)}"
     if error["type"] == "model_attributes_type":
         return "the body must be a JSON object, sent with Content-Type: application/json"
-    if error["type"] == "value_error" or not place:  # a sentence of our own
-        return message if place else f"the body does not fit: {message}"
-    return f"{place[:80]}: {message[:1].lower()}{message[1:]}"
+    if error["type"] == "value_error" or not location:  # a sentence of our own
+        return message if location else f"the body does not fit: {message}"
+    return f"{location[:80]}: {message[:1].lower()}{message[1:]}"
 
 
 def _standard_sentence(request: Request, status: int) -> str:

@@ -21,28 +21,28 @@ class EventLog:
         self._lasting: list[str] = []
         self._newest: dict[str, tuple[int, str]] = {}  # name: (version, event)
         self._version = 0
-        self.last: tuple[str, Any] | None = None  # name and data of the event that ended the log
+        self.final_event: tuple[str, Any] | None = None  # name and data of the event that ended the log
         self._readers: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
 
     @property
     def ended(self) -> bool:
-        return self.last is not None
+        return self.final_event is not None
 
     def append(self, name: str, data: Any, last: bool = False) -> None:
         """Add a lasting event, and forget those of progress. `last` ends all streams. Ignored after the last one."""
         with self._lock:
-            if self.last is not None:
+            if self.final_event is not None:
                 return
             self._newest.clear()
             self._lasting.append(_format(name, data))
             if last:
-                self.last = name, data
+                self.final_event = name, data
         self._wake()
 
-    def show(self, name: str, data: Any) -> None:
+    def show_progress(self, name: str, data: Any) -> None:
         """Replace the newest event of progress called `name`."""
         with self._lock:
-            if self.last is not None:
+            if self.final_event is not None:
                 return
             self._version += 1
             self._newest[name] = self._version, _format(name, data)
@@ -50,39 +50,39 @@ class EventLog:
 
     async def read(self, keep_alive: float = KEEP_ALIVE) -> AsyncGenerator[str, None]:
         """Yield the events so far and then new ones, as text of server-sent events, until the last one."""
-        changed = asyncio.Event()
-        reader = asyncio.get_running_loop(), changed
+        has_new_events = asyncio.Event()
+        reader = asyncio.get_running_loop(), has_new_events
         with self._lock:
             self._readers.add(reader)
         try:
             position, version, ended = 0, 0, False
             while not ended:
-                changed.clear()
-                text, position, version, ended = self._since(position, version)
+                has_new_events.clear()
+                text, position, version, ended = self._events_since(position, version)
                 if text:
                     yield text
                     continue
                 try:
-                    await asyncio.wait_for(changed.wait(), keep_alive)
+                    await asyncio.wait_for(has_new_events.wait(), keep_alive)
                 except asyncio.TimeoutError:
                     yield ": keep-alive\n\n"
         finally:
             with self._lock:
                 self._readers.discard(reader)
 
-    def _since(self, position: int, version: int) -> tuple[str, int, int, bool]:
+    def _events_since(self, position: int, version: int) -> tuple[str, int, int, bool]:
         """Return the events that a reader has not seen, its new position and version, and if there will be no more."""
         with self._lock:
             newest = sorted(entry for entry in self._newest.values() if entry[0] > version)
             text = "".join([*self._lasting[position:], *(event for _, event in newest)])
-            return text, len(self._lasting), self._version, self.last is not None
+            return text, len(self._lasting), self._version, self.final_event is not None
 
     def _wake(self) -> None:
         with self._lock:
             readers = list(self._readers)
-        for loop, changed in readers:
+        for loop, has_new_events in readers:
             if not loop.is_closed():
-                loop.call_soon_threadsafe(changed.set)
+                loop.call_soon_threadsafe(has_new_events.set)
 
 
 def _format(name: str, data: Any) -> str:

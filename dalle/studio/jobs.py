@@ -14,7 +14,7 @@ from dalle.studio.errors import ApiError
 from dalle.studio.events import EventLog
 from dalle.studio.requests import DrawRequest
 
-REMEMBERED = 256  # jobs whose events can still be read; ended ones above that are forgotten, the oldest first
+MAX_REMEMBERED_JOBS = 256  # jobs whose events can still be read; ended ones above that are forgotten, the oldest first
 
 
 @dataclass(eq=False)
@@ -34,7 +34,7 @@ class Job:
         """True once the job was asked to stop."""
         return self.cancel_requests > 0
 
-    def check(self, *_: object) -> None:
+    def raise_if_cancelled(self, *_: object) -> None:
         """Raise `SamplingStopped` if the job was cancelled: a progress callback of sampling."""
         if self.cancelled:
             raise SamplingStopped
@@ -42,7 +42,7 @@ class Job:
     @property
     def failure(self) -> str:
         """Sentence of a job that failed; "" for others."""
-        name, data = self.events.last or ("", {})
+        name, data = self.events.final_event or ("", {})
         return data["message"] if name == "failed" else ""
 
     def fail(self, sentence: str) -> None:
@@ -59,7 +59,7 @@ class JobQueue:
         run: draws a job and writes its events. limit: most jobs that wait. prepare: called once, before the first job.
         """
         self._run, self.limit, self._prepare = run, limit, prepare
-        self._changed = Condition()
+        self._condition = Condition()
         self._waiting: deque[Job] = deque()
         self._running: Job | None = None
         self._jobs: OrderedDict[str, Job] = OrderedDict()
@@ -73,17 +73,17 @@ class JobQueue:
         Raises:
             ApiError: the queue is full.
         """
-        with self._changed:
-            self.check_room()
+        with self._condition:
+            self.check_capacity()
             position = len(self._waiting) + (self._running is not None)
             self._jobs[job.id] = job
             self._forget_oldest()
-            job.events.show("queued", {"position": position})
+            job.events.show_progress("queued", {"position": position})
             self._waiting.append(job)
-            self._changed.notify()
+            self._condition.notify()
         return position
 
-    def check_room(self) -> None:
+    def check_capacity(self) -> None:
         """Raise ApiError if the queue is full or closed."""
         if self._closed:
             raise ApiError(500, "the studio is stopping")
@@ -103,7 +103,7 @@ class JobQueue:
         One that runs keeps its finished candidates, ranked; cancelled while it ranks them, in the order of drawing.
         """
         job.cancel_requests += 1
-        with self._changed:
+        with self._condition:
             if job in self._waiting:
                 self._waiting.remove(job)
                 job.canvas = None
@@ -113,13 +113,13 @@ class JobQueue:
 
     def close(self) -> None:
         """Cancel all jobs and end their events."""
-        with self._changed:
+        with self._condition:
             self._closed = True
             for job in self._jobs.values():
                 job.cancel_requests += 1
                 job.fail("the studio was stopped")
             self._waiting.clear()
-            self._changed.notify()
+            self._condition.notify()
 
     def join(self, seconds: float) -> None:
         """Wait until the thread has ended, at most that long."""
@@ -131,9 +131,9 @@ class JobQueue:
         except Exception:  # the first drawing will say what is wrong
             traceback.print_exc()
         while True:
-            with self._changed:
+            with self._condition:
                 self._running = None
-                self._changed.wait_for(lambda: self._waiting or self._closed)
+                self._condition.wait_for(lambda: self._waiting or self._closed)
                 if self._closed:
                     return
                 job = self._running = self._waiting.popleft()
@@ -149,10 +149,10 @@ class JobQueue:
                 job.canvas = None  # ended jobs are remembered for their events; a canvas holds an image
 
     def _show_positions(self) -> None:
-        for before, job in enumerate(self._waiting, start=int(self._running is not None)):
-            job.events.show("queued", {"position": before})
+        for position, job in enumerate(self._waiting, start=int(self._running is not None)):
+            job.events.show_progress("queued", {"position": position})
 
     def _forget_oldest(self) -> None:
         ended = [key for key, job in self._jobs.items() if job.events.ended]
-        for key in ended[: max(0, len(self._jobs) - REMEMBERED)]:
+        for key in ended[: max(0, len(self._jobs) - MAX_REMEMBERED_JOBS)]:
             del self._jobs[key]

@@ -35,7 +35,7 @@ CAPTIONS_OF = {
 def example_captions(transformer: Path, dalle: DALLE) -> list[str]:
     """Return captions for the data set that a checkpoint records, if the model knows all their words."""
 
-    def fits(caption: str) -> bool:
+    def can_draw(caption: str) -> bool:
         try:
             dalle.tokenize([caption])
         except ValueError:
@@ -46,7 +46,7 @@ def example_captions(transformer: Path, dalle: DALLE) -> list[str]:
         _, meta = checkpoint.read_config(transformer, "transformer")
     except CheckpointError:
         return []
-    return [caption for caption in CAPTIONS_OF.get((meta.get("data") or {}).get("name", ""), ()) if fits(caption)]
+    return [caption for caption in CAPTIONS_OF.get((meta.get("data") or {}).get("name", ""), ()) if can_draw(caption)]
 
 
 def card_limits(folder: Path) -> list[str]:
@@ -56,9 +56,9 @@ def card_limits(folder: Path) -> list[str]:
     except OSError:
         return []
     sections = re.split(r"^#+ *", text, flags=re.MULTILINE)
-    found = next(
+    limits_section = next(
         (section for section in sections if re.match(r"[^\n]*(cannot|can't|limits)", section, re.IGNORECASE)), ""
     )
-    items = re.findall(r"^[-*] (.*(?:\n  +.*)*)", found, re.MULTILINE)
-    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)|[`*]", r"\1", " ".join(item.split())) for item in items)
-    return [item for item in plain if item][:MAX_LIMITS]
+    items = re.findall(r"^[-*] (.*(?:\n  +.*)*)", limits_section, re.MULTILINE)
+    plain_items = (re.sub(r"\[([^\]]*)\]\([^)]*\)|[`*]", r"\1", " ".join(item.split())) for item in items)
+    return [item for item in plain_items if item][:MAX_LIMITS]

@@ -44,5 +44,5 @@ def openai_routes(session: Session) -> APIRouter:
 
 
 def _image(drawn: DrawnImage) -> dict[str, Any]:
-    facts = {name: drawn.record[name] for name in ("seed", "candidate", "score")}
-    return {"b64_json": base64.b64encode(drawn.png()).decode(), **facts}
+    metadata = {name: drawn.record[name] for name in ("seed", "candidate", "score")}
+    return {"b64_json": base64.b64encode(drawn.png()).decode(), **metadata}

@@ -8,7 +8,7 @@ from dalle.sampling.sampling_config import MIXTURE, SCORE_NAMES, UNRANKED, Sampl
 from dalle.studio.errors import ApiError, unknown_field
 
 LONGEST_CAPTION = 4000  # characters; the model's own limit is in tokens, and lower
-SEEDS = 2**53  # the largest integers that JavaScript holds
+NUM_SEEDS = 2**53  # the largest integers that JavaScript holds
 
 Caption = Annotated[str, Field(max_length=LONGEST_CAPTION)]
 
@@ -70,7 +70,7 @@ class Settings(Body):
     top_p: float | None = Field(None, allow_inf_nan=False)
     min_p: float | None = Field(None, allow_inf_nan=False)
     guidance: float | None = Field(None, allow_inf_nan=False, description="null: the checkpoint's")
-    seed: int | None = Field(None, ge=0, lt=SEEDS, description="null: a random one")
+    seed: int | None = Field(None, ge=0, lt=NUM_SEEDS, description="null: a random one")
     rerank: Rerank | None = Field(None, description="null: the checkpoint's")
     decoder: bool = False
 
@@ -113,9 +113,9 @@ class GenerationRequest(Settings):
         Raises:
             ApiError: another size or format than this studio has, or fewer candidates than images.
         """
-        own = f"{image_size}x{image_size}"
-        if self.size not in (None, "auto", own):
-            raise ApiError(400, f"size={self.size[:20]} is not a size of this model; use {own} or auto")
+        model_size = f"{image_size}x{image_size}"
+        if self.size not in (None, "auto", model_size):
+            raise ApiError(400, f"size={self.size[:20]} is not a size of this model; use {model_size} or auto")
         if self.response_format not in (None, "b64_json"):
             raise ApiError(400, "response_format must be b64_json: the studio gives no addresses to its images")
         settings = self.model_dump(include=set(Settings.model_fields))

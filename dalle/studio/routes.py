@@ -36,14 +36,16 @@ def api_routes(session: Session) -> APIRouter:
 
         `settings` are those that this project wrote into a PNG, or null; `left_out` names those it has not.
         """
-        session.image_work.check_room()  # before megabytes are read
+        session.image_work.check_capacity()  # before megabytes are read
         return await session.image_work.run(session.upload, await request.body())
 
     @routes.post("/jobs", status_code=202)
     async def draw(request: Annotated[DrawRequest, Body()]) -> dict[str, Any]:
         """Draw candidates for a caption, or edit an image. `position` is the number of drawings before this one."""
-        in_thread = asyncio.to_thread if request.edit is None else session.image_work.run  # edits encode their image
-        job, position = await in_thread(session.submit, request)
+        run_in_thread = (
+            asyncio.to_thread if request.edit is None else session.image_work.run
+        )  # edits encode their image
+        job, position = await run_in_thread(session.submit, request)
         return {"job": job.id, "position": position}
 
     @routes.get("/jobs/{job}/events", responses=STREAM, response_class=StreamingResponse)
@@ -60,9 +62,9 @@ def api_routes(session: Session) -> APIRouter:
     @routes.get("/images/{image}", responses=PNG, response_class=Response)
     async def get_image(image: str, download: Annotated[bool, Query()] = False) -> Response:
         """Return an image as PNG; with `download` as a file to save."""
-        found = store.find(image)
-        headers = {"Content-Disposition": f'attachment; filename="{_file_name(found)}"'} if download else {}
-        return Response(await asyncio.to_thread(found.png), media_type="image/png", headers=headers)
+        stored = store.find(image)
+        headers = {"Content-Disposition": f'attachment; filename="{_file_name(stored)}"'} if download else {}
+        return Response(await asyncio.to_thread(stored.png), media_type="image/png", headers=headers)
 
     @routes.get("/images/{image}/attention")
     async def get_attention(image: str) -> dict[str, Any]:
@@ -77,9 +79,9 @@ def api_routes(session: Session) -> APIRouter:
     return routes
 
 
-def _file_name(found: StoredImage) -> str:
+def _file_name(stored: StoredImage) -> str:
     """Return a file name of letters, digits, hyphens and a dot."""
-    if not isinstance(found, DrawnImage):
+    if not isinstance(stored, DrawnImage):
         return "image.png"
-    name = slug(found.record["caption"]).encode("ascii", "ignore").decode().strip("-") or "image"
-    return f"{name}-{found.record['seed']}-{found.record['candidate']}.png"
+    name = slug(stored.record["caption"]).encode("ascii", "ignore").decode().strip("-") or "image"
+    return f"{name}-{stored.record['seed']}-{stored.record['candidate']}.png"

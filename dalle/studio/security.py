@@ -59,8 +59,8 @@ class Security:
             size = int(declared) if declared.isdecimal() else 0
             await self.app(scope, _limited(receive, limit, size), send_with_headers)
         else:
-            answer = error_response(refusal.status_code, refusal.detail, refusal.headers)
-            await answer(scope, receive, send_with_headers)
+            response = error_response(refusal.status_code, refusal.detail, refusal.headers)
+            await response(scope, receive, send_with_headers)
 
     def _refusal(self, path: str, headers: Headers) -> ApiError | None:
         """Return the error of a request that is not from this server's page or from an owner of the token."""
@@ -70,14 +70,14 @@ class Security:
                 403, "this Host is no name of the studio; open its link, or start it with hosts=[<address>]"
             )
         host = hosts[0].lower()
-        own = {f"http://{host}"} | ({f"https://{host}"} if host in self.secure_hosts else set())
-        if any(origin.lower() not in own for origin in origins):
+        own_origins = {f"http://{host}"} | ({f"https://{host}"} if host in self.secure_hosts else set())
+        if any(origin.lower() not in own_origins for origin in origins):
             return ApiError(403, "requests from other web sites are refused; open the link that the studio printed")
         if _is_public(path):
             return None
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        same = hmac.compare_digest(token.strip().encode(), self.token.encode())
-        if scheme.lower() != "bearer" or not same:
+        token_matches = hmac.compare_digest(token.strip().encode(), self.token.encode())
+        if scheme.lower() != "bearer" or not token_matches:
             sentence = "the token is missing or wrong; open the link that the studio printed last"
             return ApiError(401, sentence, {"WWW-Authenticate": "Bearer"})
         return None
@@ -110,7 +110,7 @@ def _limited(receive: Receive, limit: int, declared: int = 0) -> Receive:
         while message.get("more_body") and received < 5 * limit:
             message = await receive()
             received += len(message.get("body", b""))
-        amount = f"{limit // 10**6} MB" if limit >= 10**6 else f"{limit // 1000} kB"
-        raise ApiError(413, f"the body is larger than {amount}, the most that the studio reads here")
+        limit_text = f"{limit // 10**6} MB" if limit >= 10**6 else f"{limit // 1000} kB"
+        raise ApiError(413, f"the body is larger than {limit_text}, the most that the studio reads here")
 
     return limited

@@ -16,9 +16,9 @@ class SerialExecutor:
         """limit: functions that run or wait."""
         self.limit = limit
         self._count = 0
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
-    def check_room(self) -> None:
+    def check_capacity(self) -> None:
         """Raise ApiError if too many functions wait already."""
         if self._count >= self.limit:
             raise ApiError(429, f"{self.limit} images are being worked on already; try again in a moment")
@@ -29,10 +29,10 @@ class SerialExecutor:
         Raises:
             ApiError: too many wait already.
         """
-        self.check_room()
+        self.check_capacity()
         self._count += 1
         try:
-            async with self._turn:
+            async with self._lock:
                 return await asyncio.to_thread(function, *arguments)
         finally:
             self._count -= 1

@@ -36,7 +36,7 @@ MEDIA_TYPES = {
 TOKEN_VARIABLE = "DALLE_STUDIO_TOKEN"
 SHORTEST_TOKEN = 16  # characters
 # no log of requests, no headers about itself, no trust in those of proxies
-UVICORN: dict[str, Any] = {
+UVICORN_OPTIONS: dict[str, Any] = {
     "log_level": "error",
     "access_log": False,
     "server_header": False,
@@ -110,11 +110,11 @@ def build_server(session: Session, port: int, token: str) -> "StudioServer":
     """Build the server of a session, with the checks of every request. port: the one that it will listen on."""
     config = session.config
     loopback = loopback_hosts(port)
-    others = {f"{name.lower()}:{port}" for name in (_bracketed(config.host), *config.hosts)}
+    other_hosts = {f"{name.lower()}:{port}" for name in (_bracketed(config.host), *config.hosts)}
     # without the port: behind a proxy, and as browsers write the usual one
-    others |= {name.lower() for name in (*config.hosts, *([_bracketed(config.host)] if port == 80 else []))}
-    app = Security(create_app(session), token, loopback | others, others - loopback)
-    return StudioServer(session, uvicorn.Config(app, **UVICORN))
+    other_hosts |= {name.lower() for name in (*config.hosts, *([_bracketed(config.host)] if port == 80 else []))}
+    app = Security(create_app(session), token, loopback | other_hosts, other_hosts - loopback)
+    return StudioServer(session, uvicorn.Config(app, **UVICORN_OPTIONS))
 
 
 class StudioServer(uvicorn.Server):
@@ -135,17 +135,17 @@ def choose_token(host: str) -> str:
     Raises:
         ValueError: no token for an address that others can reach, or a short one.
     """
-    given = os.environ.get(TOKEN_VARIABLE, "").strip()
-    if given and (len(given) < SHORTEST_TOKEN or not given.isascii() or not given.isprintable() or " " in given):
+    token = os.environ.get(TOKEN_VARIABLE, "").strip()
+    if token and (len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token):
         raise ValueError(
             f"{TOKEN_VARIABLE} is no safe token; use {SHORTEST_TOKEN} or more letters, digits and signs without spaces"
         )
-    if not given and not is_loopback(host):
+    if not token and not is_loopback(host):
         raise ValueError(
             f"host={host} can be reached from other computers, so it needs a token of yours in the environment "
             f"variable {TOKEN_VARIABLE}; or leave host at 127.0.0.1"
         )
-    return given or secrets.token_urlsafe(32)
+    return token or secrets.token_urlsafe(32)
 
 
 def is_loopback(host: str) -> bool:

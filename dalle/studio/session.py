@@ -113,7 +113,7 @@ class Session:
             ApiError: the queue is full, or the edit's image is gone.
             ValueError: a caption or a setting that the model or the policy refuses.
         """
-        self.jobs.check_room()  # before any work
+        self.jobs.check_capacity()  # before any work
         if request.seed is None:
             request = request.model_copy(update={"seed": random.SystemRandom().randrange(RANDOM_SEEDS)})
         if request.candidates > self.config.max_candidates:
@@ -177,8 +177,8 @@ class Session:
         if novelty is None:
             raise ApiError(404, "the training images are not indexed; start the studio with novelty=true")
         training = novelty.training
-        found = [novelty.nearest(drawn.image, drawn.tokens, by_clip) for by_clip in novelty.searches.values()]
-        distinct = {neighbour.index: neighbour for neighbour in found}.values()
+        neighbours = [novelty.nearest(drawn.image, drawn.tokens, by_clip) for by_clip in novelty.searches.values()]
+        distinct_neighbours = {neighbour.index: neighbour for neighbour in neighbours}.values()
         nearest = [
             {
                 "image": data_url(image, TILE),
@@ -186,7 +186,7 @@ class Session:
                 "distance": neighbour.distances(),
                 "near_copy": neighbour.is_near_duplicate,
             }
-            for neighbour in distinct
+            for neighbour in distinct_neighbours
             if (image := training.image(neighbour)) is not None
         ]
         return {"training_images": len(training.keys), "nearest": nearest}

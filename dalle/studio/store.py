@@ -76,16 +76,16 @@ class Store:
 
     def find(self, key: str) -> StoredImage:
         """Return an image by its id. Raises ApiError if there is none."""
-        if (found := self.drawn.get(key) or self.uploaded.get(key)) is None:
+        if (stored := self.drawn.get(key) or self.uploaded.get(key)) is None:
             raise ApiError(404, "there is no such image; it may be too old, or of a studio that was restarted")
-        return found
+        return stored
 
     def find_drawn(self, key: str) -> DrawnImage:
         """Return a drawn image by its id. Raises ApiError if there is none, or it was uploaded."""
-        found = self.find(key)
-        if not isinstance(found, DrawnImage):
+        stored = self.find(key)
+        if not isinstance(stored, DrawnImage):
             raise ApiError(404, "this is an uploaded image; only images drawn in this session have that")
-        return found
+        return stored
 
 
 def _size(item: StoredImage) -> int:

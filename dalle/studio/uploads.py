@@ -85,5 +85,5 @@ def recorded_settings(data: bytes) -> RecordedSettings | None:
         left_out = [*settings, *left_out]
         settings = {}
     settings["decoder"] = recorded.get("decoder") is not None
-    own = {"caption": record["caption"], "seed": record["seed"], "candidate": record["candidate"]}
-    return RecordedSettings({**own, **settings}, left_out)
+    identity = {"caption": record["caption"], "seed": record["seed"], "candidate": record["candidate"]}
+    return RecordedSettings({**identity, **settings}, left_out)

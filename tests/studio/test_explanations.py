@@ -59,15 +59,15 @@ def test_the_nearest_training_images_are_shown(make_session, tmp_path, monkeypat
 
 def test_previews_show_the_rows_that_are_finished(studio, monkeypatch):
     monkeypatch.setattr("dalle.studio.previews.INTERVAL_OF_ONE", 0.0)
-    monkeypatch.setattr("dalle.studio.previews.SHARE", 1e9)
+    monkeypatch.setattr("dalle.studio.previews.MAX_TIME_SHARE", 1e9)
     shown = []
-    show = EventLog.show
+    show = EventLog.show_progress
 
     def record(log, name, data):
         shown.append((name, data))
         show(log, name, data)
 
-    monkeypatch.setattr(EventLog, "show", record)
+    monkeypatch.setattr(EventLog, "show_progress", record)
     (image,) = studio.drawn(candidates=1, seed=5)
     partials = [data for name, data in shown if name == "partial"]
     rows = [partial["rows"] for partial in partials]  # parallel decoding may finish several in one pass

@@ -25,7 +25,7 @@ class Brake:
     def __init__(self, studio):
         drawer = studio.session.jobs._run
         self.waiting, self.go = threading.Semaphore(0), threading.Semaphore(0)
-        whole = type(drawer)._finished
+        whole = type(drawer)._decode_batch
 
         def finished(own, job, config, tokens, first):
             images = whole(own, job, config, tokens, first)
@@ -40,7 +40,7 @@ class Brake:
 def braked(make_session, monkeypatch):
     with running(make_session(queue=2)) as studio:
         brake = Brake(studio)
-        monkeypatch.setattr(type(studio.session.jobs._run), "_finished", brake.patch)
+        monkeypatch.setattr(type(studio.session.jobs._run), "_decode_batch", brake.patch)
         yield studio, brake
         for _ in range(100):
             brake.go.release()
@@ -179,7 +179,7 @@ def test_a_slow_reader_skips_previews_but_no_lasting_event():
 
     def write() -> None:
         for number in range(200):
-            log.show("partial", number)
+            log.show_progress("partial", number)
             if number % 50 == 49:
                 log.append("image", number)
             time.sleep(0.001)
