@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dalle.cli.config import COMMANDS, groups_of
+from dalle.cli.config import COMMANDS, group_options
 from dalle.cli.help import Setting, docstring_lines, field_comments, settings
 from dalle.data import DATA_SETS
 from dalle.pretrained import IMPORTS
@@ -36,7 +36,7 @@ def page() -> str:
     lines = [BEGINNING]
     for name, schema in COMMANDS.items():
         lines.append(f"## {name}.py\n" if (ROOT / f"{name}.py").exists() else f"## dalle {name}\n")
-        offered = groups_of(name)
+        offered = group_options(name)
         for group, names in offered.items():
             meaning = field_comments(schema).get(group)
             lines.append(

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from dalle.cli.arguments import LIST_SETTINGS, LITERAL_SETTINGS
-from dalle.cli.config import COMMANDS, compose, known_keys
+from dalle.cli.config import COMMANDS, compose, valid_keys
 from dalle.cli.main import DESCRIPTIONS
 
 ROOT = Path(__file__).parents[1]
@@ -98,7 +98,7 @@ def check_settings(command: str, arguments: list[str]) -> None:
         if argument in ("-m", "--help", "--help-all", "...") or key.startswith("hydra"):
             continue
         if not value or key == "import" and value == "...":  # a setting is named, without a value
-            assert equals and key in known_keys(command), argument
+            assert equals and key in valid_keys(command), argument
             continue
         value = "1" if value == "..." and key == "crops" else "given" if value == "..." else value
         value = value.split(",")[0] if "-m" in arguments else value

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dalle.cli.config import COMMANDS, compose, groups_of
+from dalle.cli.config import COMMANDS, compose, group_options
 from dalle.cli.help import MAIN_SETTINGS, field_comments, format_value, help_text, settings
 from dalle.data import DATA_SETS
 from dalle.pretrained import IMPORTS
@@ -88,14 +88,14 @@ def test_the_page_of_settings_is_up_to_date():
 def test_help_lists_config_groups_and_settings_with_their_values(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     config = compose("train", ["stage=clip", "preset=tiny", "stage.steps=77"])
-    text = help_text("python train.py", config, groups_of("train"))
+    text = help_text("python train.py", config, group_options("train"))
     assert "all | clip | decoder | dvae | transformer" in text
     lines = {line.split()[0]: line.split(maxsplit=1)[1:] for line in text.splitlines() if line.strip()}
     assert lines["stage.steps=77"] == ["optimizer updates; raise it to train a finished run further"]
     expected = {
         f"{setting.key}={setting.value}".split()[0]
         for setting in settings(config)
-        if setting.key not in groups_of("train")
+        if setting.key not in group_options("train")
     }
     assert expected <= lines.keys()
 
@@ -103,7 +103,7 @@ def test_help_lists_config_groups_and_settings_with_their_values(monkeypatch):
 @pytest.mark.parametrize("columns", [20, 80, 132])
 def test_help_fits_the_terminal(monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
-    for line in help_text("python sample.py", COMMANDS["sample"](), groups_of("sample")).splitlines():
+    for line in help_text("python sample.py", COMMANDS["sample"](), group_options("sample")).splitlines():
         assert len(line) <= max(80, columns)
 
 
@@ -139,13 +139,13 @@ def test_help_ends_without_an_error_when_its_reader_stops_early():
     [*(("sample", f"edit={name}") for name in EDITS), *(("prepare", f"import={name}") for name in IMPORTS)],
 )
 def test_help_and_the_page_show_a_command_for_every_edit_and_import(command, option):
-    text = help_text(f"{command}.py", compose(command, [option]), groups_of(command))
+    text = help_text(f"{command}.py", compose(command, [option]), group_options(command))
     (shown,) = re.findall(rf"^python {command}.py .*{option} .*$", text, re.MULTILINE)
     assert f"\n`{shown}`\n" in (ROOT / "docs" / "configs.md").read_text(encoding="utf-8")
 
 
 def test_help_describes_the_chosen_stage():
-    text = help_text("python train.py", compose("train", ["stage=transformer"]), groups_of("train"))
+    text = help_text("python train.py", compose("train", ["stage=transformer"]), group_options("train"))
     assert "stage=transformer:\nStage 2, the transformer: the paper's recipe" in text
     assert "stage.dvae.steps=" in text  # as settings are called with stage=all
 

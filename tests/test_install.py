@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dalle.cli import OLDEST, PACKAGES
+from dalle.cli import MIN_PYTHON, PACKAGES
 
 ROOT = Path(__file__).parents[1]
 
@@ -63,7 +63,7 @@ def test_the_packages_that_commands_check_are_the_dependencies():
     names = re.findall(r'"([\w-]+)', dependencies[1])
     modules = {"pillow": "PIL", "hydra-core": "hydra", "pyyaml": "yaml"}
     assert [modules.get(name, name) for name in names] == list(PACKAGES)
-    assert f'requires-python = ">={OLDEST[0]}.{OLDEST[1]}"' in text
+    assert f'requires-python = ">={MIN_PYTHON[0]}.{MIN_PYTHON[1]}"' in text
 
 
 def test_modules_import_only_the_dependencies():

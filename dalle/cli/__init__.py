@@ -3,7 +3,7 @@
 import sys
 from importlib.util import find_spec
 
-OLDEST = (3, 10)  # requires-python in pyproject.toml; this file must be readable for older ones
+MIN_PYTHON = (3, 10)  # requires-python in pyproject.toml; this file must be readable for older ones
 # the dependencies in pyproject.toml, by the names of their modules
 PACKAGES = ("torch", "einops", "numpy", "PIL", "hydra", "wandb", "tokenizers", "safetensors", "tqdm", "yaml")
 
@@ -11,13 +11,13 @@ PACKAGES = ("torch", "einops", "numpy", "PIL", "hydra", "wandb", "tokenizers", "
 def check_installation() -> None:
     """Exit with a sentence if this Python is too old, or lacks packages that the commands need."""
     version = ".".join(map(str, sys.version_info[:2]))
-    if tuple(sys.version_info[:2]) < OLDEST:
-        cure = "use another one, as in make install PYTHON=python3.12"
-        sys.exit(f"dalle needs Python 3.10 to 3.13, and {sys.executable} is Python {version}: {cure}")
+    if tuple(sys.version_info[:2]) < MIN_PYTHON:
+        remedy = "use another one, as in make install PYTHON=python3.12"
+        sys.exit(f"dalle needs Python 3.10 to 3.13, and {sys.executable} is Python {version}: {remedy}")
     missing = [package for package in PACKAGES if find_spec(package) is None]
     if missing:
-        cure = "make install and source .venv/bin/activate, or pip install . with this Python"
-        sys.exit(f"{sys.executable} (Python {version}) lacks the packages {', '.join(missing)}: {cure}")
+        remedy = "make install and source .venv/bin/activate, or pip install . with this Python"
+        sys.exit(f"{sys.executable} (Python {version}) lacks the packages {', '.join(missing)}: {remedy}")
 
 
 check_installation()

@@ -30,16 +30,18 @@ def hydra_argument(argument: str, sweeping: bool = False) -> str:
     argument = f"{key}={text}"
     in_quotes = IN_QUOTES.fullmatch(text) is not None
     if sweeping:
-        readable = "," in text or _parses(argument)
+        is_readable = "," in text or _parses(argument)
     elif key in LIST_SETTINGS and not text.startswith("["):
-        plain = f"{key}=[{text}]"
-        return plain if _parses(plain) else f"{key}=[{','.join(_quoted_path(path) for path in text.split(','))}]"
+        bracketed = f"{key}=[{text}]"
+        return (
+            bracketed if _parses(bracketed) else f"{key}=[{','.join(_quoted_path(path) for path in text.split(','))}]"
+        )
     else:
-        readable = key not in LITERAL_SETTINGS and (text.startswith(("[", "{")) or _parses(argument))
-    return argument if in_quotes or readable else f"{key}={_quoted(text)}"
+        is_readable = key not in LITERAL_SETTINGS and (text.startswith(("[", "{")) or _parses(argument))
+    return argument if in_quotes or is_readable else f"{key}={_quoted(text)}"
 
 
-def first_value(argument: str) -> str:
+def without_sweep(argument: str) -> str:
     """Return an argument of Hydra with the first value of a sweep only; unchanged if it has one value."""
     try:
         override = OverridesParser.create().parse_override(argument)

@@ -23,7 +23,7 @@ from dalle import distributed
 from dalle.ablation_config import AblationConfig
 from dalle.ablations.report_config import ReportConfig
 from dalle.cli import config_groups
-from dalle.cli.arguments import first_value, hydra_argument
+from dalle.cli.arguments import hydra_argument, without_sweep
 from dalle.cli.config_groups import CONFIG_DIR, writable
 from dalle.cli.errors import (
     ERROR_STATUS,
@@ -31,8 +31,8 @@ from dalle.cli.errors import (
     explain_hydra_error,
     unknown_keys,
     unknown_option,
-    unknown_setting,
-    wrong_option,
+    unknown_setting_message,
+    wrong_option_message,
 )
 from dalle.cli.help import MAIN_SETTINGS, help_text, is_main_setting, print_help
 from dalle.cli.prepare_config import PrepareConfig
@@ -89,17 +89,21 @@ def run_name(name: str) -> str:
     """Return a run's name for its folder: `name`, and in a sweep also the overrides that differ between jobs."""
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return name
-    chosen = [override for override in HydraConfig.get().overrides.task if override not in sys.argv]  # vary by job
-    parts = [_folder_part(override.removeprefix("stage.")) for override in chosen if not override.startswith("run=")]
-    full = "-".join([name, *parts])
-    return full if len(full) <= 120 else f"{full[:110]}-{_short_hash(full)}"
+    job_overrides = [
+        override for override in HydraConfig.get().overrides.task if override not in sys.argv
+    ]  # vary by job
+    parts = [
+        _folder_part(override.removeprefix("stage.")) for override in job_overrides if not override.startswith("run=")
+    ]
+    full_name = "-".join([name, *parts])
+    return full_name if len(full_name) <= 120 else f"{full_name[:110]}-{_short_hash(full_name)}"
 
 
 def _folder_part(override: str) -> str:
     """Return an override as a part of a folder's name, with a hash if letters of its value had to be replaced."""
     key, _, value = override.partition("=")
-    key, kept = re.sub(r"[^\w.]+", "_", key), re.sub(r"[^\w.+-]+", "_", value)
-    return f"{key}_{value}" if kept == value else f"{key}_{kept.strip('_')}-{_short_hash(value)}"
+    key, safe_value = re.sub(r"[^\w.]+", "_", key), re.sub(r"[^\w.+-]+", "_", value)
+    return f"{key}_{value}" if safe_value == value else f"{key}_{safe_value.strip('_')}-{_short_hash(value)}"
 
 
 def _short_hash(text: str) -> str:
@@ -116,7 +120,7 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
 
     def decorate(main: Callable[[Any], None]) -> Callable[[], None]:
         full_error = os.environ.get(HYDRA_FULL_ERROR) == "1"
-        failed: list[str] = []  # failed jobs of a sweep
+        failures: list[str] = []  # failed jobs of a sweep
         command_line: list[str] = []  # `sys.argv` when Hydra started
 
         def run_job(composed: DictConfig) -> None:
@@ -143,19 +147,19 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                 failure = f"{' '.join(HydraConfig.get().overrides.task)}: {message}"
                 if in_submitit_job:
                     raise ValueError(failure) from None  # tells SLURM and the process of the sweep that the job failed
-                failed.append(failure)  # continue with other jobs
+                failures.append(failure)  # continue with other jobs
 
         def run() -> None:
-            failed.clear()
+            failures.clear()
             try:
                 register()
             except ValueError as error:
                 _print_error(str(error))
                 raise SystemExit(ERROR_STATUS) from None
             with _hydra_arguments(name) as arguments:
-                message = wrong_command(name, arguments)
+                message = wrong_command_message(name, arguments)
                 if option := unknown_option(arguments, {*HELP, HELP_ALL}):
-                    message = wrong_option(option, known_keys(name, arguments))
+                    message = wrong_option_message(option, valid_keys(name, arguments))
                 if message:
                     _print_error(message)
                     raise SystemExit(ERROR_STATUS)
@@ -168,16 +172,16 @@ def command(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                 except (HydraException, OmegaConfBaseException) as error:
                     if full_error:
                         raise
-                    _print_error(explain_hydra_error(error, known_keys(name, arguments), arguments))
+                    _print_error(explain_hydra_error(error, valid_keys(name, arguments), arguments))
                     raise SystemExit(ERROR_STATUS) from None
                 except ValueError as error:  # --help with a value that its dataclass rejects
                     if full_error:
                         raise
                     _print_error(str(error))
                     raise SystemExit(ERROR_STATUS) from None
-            if failed:
-                jobs = "job" if len(failed) == 1 else "jobs"
-                _print_error("\n  ".join([f"{len(failed)} {jobs} of this sweep failed:", *failed]))
+            if failures:
+                jobs = "job" if len(failures) == 1 else "jobs"
+                _print_error("\n  ".join([f"{len(failures)} {jobs} of this sweep failed:", *failures]))
                 raise SystemExit(ERROR_STATUS)
 
         return run
@@ -194,32 +198,34 @@ def explain_error(error: Exception) -> str | None:
 
 def print_command_help(name: str, arguments: Sequence[str]) -> None:
     """Print the help of a command, with the values that `arguments` set. --help-all prints all settings."""
-    composed = compose(name, [first_value(hydra_argument(argument)) for argument in arguments if "=" in argument])
+    composed = compose(name, [without_sweep(hydra_argument(argument)) for argument in arguments if "=" in argument])
     show_all = HELP_ALL in arguments or name not in MAIN_SETTINGS
-    shown = None if show_all else partial(is_main_setting, name, arguments)
+    is_shown = None if show_all else partial(is_main_setting, name, arguments)
     program = sys.argv[0] if sys.argv[0].startswith("dalle ") else f"python {name}.py"
-    print_help(help_text(program, composed, groups_of(name), shown))
+    print_help(help_text(program, composed, group_options(name), is_shown))
 
 
-def wrong_command(name: str, arguments: Sequence[str]) -> str | None:
+def wrong_command_message(name: str, arguments: Sequence[str]) -> str | None:
     """Return an error message if the command line asks for an ablation of another command than `name`, else None."""
     names = {
         argument.lstrip("+").partition("=")[2] for argument in arguments if argument.lstrip("+").startswith("ablation=")
     }
     for path in (CONFIG_DIR / "ablation" / f"{ablation}.yaml" for ablation in names):
         settings: Any = OmegaConf.load(path) if path.is_file() else {}
-        right = settings.get("ablation", {}).get("command", AblationConfig.command)
-        if right != name:
-            return f"ablation={path.stem} is run by {right}.py: use python {right}.py {' '.join(arguments)}"
+        expected = settings.get("ablation", {}).get("command", AblationConfig.command)
+        if expected != name:
+            return f"ablation={path.stem} is run by {expected}.py: use python {expected}.py {' '.join(arguments)}"
     return None
 
 
-def known_keys(name: str, arguments: Sequence[str] = ()) -> list[str]:
+def valid_keys(name: str, arguments: Sequence[str] = ()) -> list[str]:
     """Return all dotted settings of the command `name` with the groups chosen in `arguments`, and all group names."""
     groups = config_groups.groups()
-    chosen = [argument.split(",")[0] for argument in arguments if argument.lstrip("+").split("=")[0] in groups]
-    schemas = [override for override in chosen if override.split("=")[0] in ("stage", "data", "edit", "import")]
-    for overrides in (chosen, schemas, []):  # with fewer groups if one cannot be composed
+    group_overrides = [argument.split(",")[0] for argument in arguments if argument.lstrip("+").split("=")[0] in groups]
+    schema_overrides = [
+        override for override in group_overrides if override.split("=")[0] in ("stage", "data", "edit", "import")
+    ]
+    for overrides in (group_overrides, schema_overrides, []):  # with fewer groups if one cannot be composed
         try:
             return [*all_keys(_compose(name, overrides)), *groups]
         except (HydraException, OmegaConfBaseException):
@@ -227,11 +233,13 @@ def known_keys(name: str, arguments: Sequence[str] = ()) -> list[str]:
     return groups
 
 
-def groups_of(name: str) -> dict[str, list[str]]:
+def group_options(name: str) -> dict[str, list[str]]:
     """Return the config groups of the command `name` with their options: {"stage": ["all", "clip", ...], ...}."""
-    root: Any = OmegaConf.load(CONFIG_DIR / f"{name}.yaml")
-    named = [str(group) for default in root.defaults if isinstance(default, DictConfig) for group in default]
-    return {group: config_groups.options(group) for group in named if group in config_groups.groups()}
+    command_config: Any = OmegaConf.load(CONFIG_DIR / f"{name}.yaml")
+    group_names = [
+        str(group) for default in command_config.defaults if isinstance(default, DictConfig) for group in default
+    ]
+    return {group: config_groups.options(group) for group in group_names if group in config_groups.groups()}
 
 
 def _print_error(sentence: str) -> None:
@@ -244,14 +252,14 @@ def _hydra_arguments(name: str) -> Iterator[list[str]]:
     """Context in which Hydra makes no folders or logs and raises its errors. Yields the user's arguments."""
     arguments = sys.argv[1:]
     sweeping = not {"-m", "--multirun"}.isdisjoint(arguments)  # in a sweep, commas separate the values of jobs
-    quoted = [hydra_argument(argument, sweeping) for argument in arguments]
+    converted = [hydra_argument(argument, sweeping) for argument in arguments]
     # insert next to the user's overrides: Hydra's parser requires overrides to be consecutive
     start = next(
-        (at for at, argument in enumerate(arguments) if "=" in argument and not argument.startswith("-")),
+        (index for index, argument in enumerate(arguments) if "=" in argument and not argument.startswith("-")),
         len(arguments),
     )
     environment = os.environ.get(HYDRA_FULL_ERROR)
-    sys.argv[1:] = [*quoted[:start], *HYDRA_OVERRIDES, f"hydra.job.name={name}", *quoted[start:]]
+    sys.argv[1:] = [*converted[:start], *HYDRA_OVERRIDES, f"hydra.job.name={name}", *converted[start:]]
     os.environ[HYDRA_FULL_ERROR] = "1"
     try:
         yield arguments
@@ -277,9 +285,9 @@ def _compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
 
 def to_object(composed: DictConfig) -> Any:
     """Convert composed options to dataclasses. Raises ValueError for an unknown key added with + and for ???."""
-    added = list(unknown_keys(composed))
-    if added:
-        raise ValueError(unknown_setting(added[0], [key for key in all_keys(composed) if key not in added]))
+    unknown = list(unknown_keys(composed))
+    if unknown:
+        raise ValueError(unknown_setting_message(unknown[0], [key for key in all_keys(composed) if key not in unknown]))
     try:
         return OmegaConf.to_object(composed)
     except MissingMandatoryValue as error:

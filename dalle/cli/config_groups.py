@@ -62,12 +62,12 @@ def register_preset(path: Path) -> None:
     preset/<name> itself is empty; configs/train.yaml merges preset/<stage>/<name> into the stage.
     """
     store, name = ConfigStore.instance(), path.stem
-    others, sections = read_sections(path)
-    if others:
-        (wrong, *_) = others
-        closest = get_close_matches(str(wrong), STAGES, n=1)
+    other_settings, sections = read_sections(path)
+    if other_settings:
+        (unknown_stage, *_) = other_settings
+        closest = get_close_matches(str(unknown_stage), STAGES, n=1)
         hint = f"did you mean {closest[0]}?" if closest else f"sections of a preset are {', '.join(STAGES)}"
-        raise ValueError(f"{path}: there is no stage {wrong}; {hint}")
+        raise ValueError(f"{path}: there is no stage {unknown_stage}; {hint}")
     if missing := [stage for stage in ALL_STAGES if stage not in sections]:
         raise ValueError(f"{path} has no section {missing[0]}; to use the stage's defaults, write {missing[0]}: {{}}")
     store.store(group="preset", name=name, node={})
@@ -80,8 +80,8 @@ def register_preset(path: Path) -> None:
 def register_size(path: Path) -> None:
     """Register a size file. It has settings of train.py and optional sections with settings of a stage."""
     store, name = ConfigStore.instance(), path.stem
-    others, sections = read_sections(path)
-    store.store(group="size", name=name, node=others, package="_global_")
+    other_settings, sections = read_sections(path)
+    store.store(group="size", name=name, node=other_settings, package="_global_")
     for stage, section in sections.items():
         store.store(group=f"size/{stage}", name=name, node=section)
 
@@ -105,7 +105,7 @@ def groups() -> list[str]:
     """Return the names of all config groups: ablation, data, edit, ..."""
     register()
     folders = {path.name for path in CONFIG_DIR.iterdir() if path.is_dir()}
-    registered = {name for name, below in ConfigStore.instance().repo.items() if isinstance(below, dict)}
+    registered = {name for name, group_node in ConfigStore.instance().repo.items() if isinstance(group_node, dict)}
     return sorted(folders | registered - {"hydra"})
 
 
@@ -125,9 +125,9 @@ def writable(schema: type) -> DictConfig:
     def thaw(node: DictConfig) -> None:
         OmegaConf.set_readonly(node, None)
         for key in node:
-            below = node._get_node(key)
-            if isinstance(below, DictConfig) and not below._is_none() and not below._is_missing():
-                thaw(below)
+            child = node._get_node(key)
+            if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+                thaw(child)
 
     structure = OmegaConf.structured(schema)
     thaw(structure)

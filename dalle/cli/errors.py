@@ -22,25 +22,26 @@ def explain_hydra_error(error: Exception, keys: Sequence[str], arguments: Sequen
     option = re.search(r"Could not find '([^']+)/([^']+)'", text)
     if isinstance(error, MissingConfigException) and option:
         names = sorted(set(re.findall(r"^\t([\w.-]+)$", text, re.MULTILINE)))
-        known = [name for name in names if not name.endswith("_schema")]
+        options = [name for name in names if not name.endswith("_schema")]
         if option[1] == "hydra/launcher" and option[2].startswith("submitit"):
             return f"{option[1]}={option[2]} needs hydra-submitit-launcher: install it with pip install 'dalle[slurm]'"
-        return f"there is no {option[1]}={option[2]}; choose one of {', '.join(known)}"
-    found = re.search(r"full_key: (\S+)", text)
-    if not found:
+        return f"there is no {option[1]}={option[2]}; choose one of {', '.join(options)}"
+    key_match = re.search(r"full_key: (\S+)", text)
+    if not key_match:
         return " ".join(str(error).split("\n")[:2])
-    key, file = found[1], _file(text)
+    key, file = key_match[1], _file(text)
     if file:
-        return f"{file}: {unknown_setting(key, keys) if key not in keys else f'{key}: {text.splitlines()[1]}'}"
+        return f"{file}: {unknown_setting_message(key, keys) if key not in keys else f'{key}: {text.splitlines()[1]}'}"
     argument = next(
         (override for override in arguments if override.lstrip("+~").startswith((f"{key}=", f"{key}."))), key
     )
     if key not in keys:
-        return unknown_setting(argument.lstrip("+~").split("=")[0], keys)
-    parts = [setting.removeprefix(key) for setting in keys if re.fullmatch(rf"{re.escape(key)}\.[^.]+", setting)]
-    if parts:
+        return unknown_setting_message(argument.lstrip("+~").split("=")[0], keys)
+    members = [setting.removeprefix(key) for setting in keys if re.fullmatch(rf"{re.escape(key)}\.[^.]+", setting)]
+    if members:
         return (
-            f"{argument}: {key} is a group of settings ({', '.join(parts)}); set one of them, as in {key}{parts[0]}=..."
+            f"{argument}: {key} is a group of settings ({', '.join(members)}); set one of them, as in "
+            f"{key}{members[0]}=..."
         )
     return f"{argument}: {str(error.__cause__ or error).splitlines()[0]}"
 
@@ -52,71 +53,71 @@ def unknown_option(arguments: Sequence[str], known: Collection[str]) -> str | No
     return next((option for option in options if option not in hydra_options and option not in known), None)
 
 
-def wrong_option(option: str, keys: Sequence[str]) -> str:
+def wrong_option_message(option: str, keys: Sequence[str]) -> str:
     """Return the error message for an option such as --caption. Settings, whose names are `keys`, have no dashes."""
     key = option.lstrip("-").replace("-", "_")
-    advice = f"write {key}=..." if key in keys else unknown_setting(key, keys)
+    advice = f"write {key}=..." if key in keys else unknown_setting_message(key, keys)
     return f"{option} is not an option: {advice}; --help lists the settings"
 
 
-def unknown_setting(key: str, keys: Sequence[str]) -> str:
+def unknown_setting_message(key: str, keys: Sequence[str]) -> str:
     """Return the error message for a setting that is not in `keys`."""
     if f"{key}.".startswith(f"{FILTERS}.") and FILTERS not in keys:
         return f"there is no setting {key} for this data set: filters= is for data=folder, coco and webdataset"
     # difflib.get_close_matches compares only whole keys, but users mostly remember the last word
-    similarities = {known: _similarity(key, known) for known in keys}
-    best = max(similarities.values(), default=0.0)
-    closest = [known for known, value in similarities.items() if value > best - 0.03][:3]
-    return f"there is no setting {key}" + (f"; did you mean {' or '.join(closest)}?" if best > 0.6 else "")
+    similarities = {valid_key: _similarity(key, valid_key) for valid_key in keys}
+    best_similarity = max(similarities.values(), default=0.0)
+    closest = [valid_key for valid_key, similarity in similarities.items() if similarity > best_similarity - 0.03][:3]
+    return f"there is no setting {key}" + (f"; did you mean {' or '.join(closest)}?" if best_similarity > 0.6 else "")
 
 
 def all_keys(node: Any, prefix: str = "") -> list[str]:
     """Return all dotted keys below a composed `node`, including those of sub-configs."""
     keys = []
-    for name, below in _children(node).items():
-        keys += [f"{prefix}{name}", *all_keys(below, f"{prefix}{name}.")]
+    for name, child in _children(node).items():
+        keys += [f"{prefix}{name}", *all_keys(child, f"{prefix}{name}.")]
     return keys
 
 
 def unknown_keys(node: Any, prefix: str = "") -> Iterator[str]:
     """Yield the dotted keys below `node` that its dataclasses do not have. Hydra accepts any key after a +."""
     schema = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
-    known = {field.name for field in fields(schema)} if is_dataclass(schema) else None
-    for name, below in _children(node).items():
-        if known is not None and name not in known:
+    field_names = {field.name for field in fields(schema)} if is_dataclass(schema) else None
+    for name, child in _children(node).items():
+        if field_names is not None and name not in field_names:
             yield f"{prefix}{name}"
-        yield from unknown_keys(below, f"{prefix}{name}.")
+        yield from unknown_keys(child, f"{prefix}{name}.")
 
 
 def _syntax_error(text: str, arguments: Sequence[str]) -> str:
     """Return the error message for an argument that Hydra cannot parse. `text` is Hydra's message."""
     # quoted by hydra_argument
     quoted = [argument for argument in arguments if "=" in argument and f"{argument.split('=')[0]}=" in text]
-    wrong = max(
+    wrong_argument = max(
         [argument for argument in arguments if argument in text] or quoted or arguments[-1:], key=len, default=""
     )
-    key = wrong.split("=")[0]
-    if wrong == key:
-        before = arguments[arguments.index(wrong) - 1] if wrong in arguments[1:] else ""
-        if "=" in before and "." not in wrong:  # caption=a money bag
-            return f"cannot read {wrong}: write {key}=value, or put quotes around all words of {before}"
-        return f"cannot read {wrong}: write {key}=value"
+    key = wrong_argument.split("=")[0]
+    if wrong_argument == key:
+        previous = arguments[arguments.index(wrong_argument) - 1] if wrong_argument in arguments[1:] else ""
+        if "=" in previous and "." not in wrong_argument:  # caption=a money bag
+            return f"cannot read {wrong_argument}: write {key}=value, or put quotes around all words of {previous}"
+        return f"cannot read {wrong_argument}: write {key}=value"
     letters = "commas, brackets or letters such as é"
-    return f"cannot read {wrong}: a value with {letters} needs two pairs of quotes, as '{key}=\"a, b\"'"
+    return f"cannot read {wrong_argument}: a value with {letters} needs two pairs of quotes, as '{key}=\"a, b\"'"
 
 
 def _file(text: str) -> str:
     """Return the file in configs, and its section, that Hydra was merging, as its message `text` says; "" if none."""
-    found = re.search(r"^In '([^']+)': \w+ raised while composing", text, re.MULTILINE)
-    parts = found[1].split("/") if found else []
+    match = re.search(r"^In '([^']+)': \w+ raised while composing", text, re.MULTILINE)
+    parts = match[1].split("/") if match else []
     if len(parts) == 3:  # preset/dvae/tiny
         return f"configs/{parts[0]}/{parts[2]}.yaml, section {parts[1]}"
     return f"configs/{'/'.join(parts)}.yaml" if parts else ""
 
 
-def _similarity(key: str, known: str) -> float:
+def _similarity(key: str, other: str) -> float:
     """Return the similarity of two settings in [0, 1]: the mean over whole keys and last words."""
-    pairs = ((key, known), (key.split(".")[-1], known.split(".")[-1]))
+    pairs = ((key, other), (key.split(".")[-1], other.split(".")[-1]))
     return sum(SequenceMatcher(None, *pair).ratio() for pair in pairs) / 2
 
 

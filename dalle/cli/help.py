@@ -65,12 +65,12 @@ def settings(config: Any, prefix: str = "") -> Iterator[Setting]:
     as in stage=dvae.
     """
     if isinstance(config, dict):
-        named = config
+        values = config
     else:
         ordered = sorted(fields(config), key=lambda field: field.kw_only is True)
-        named = {field.name: getattr(config, field.name) for field in ordered}
+        values = {field.name: getattr(config, field.name) for field in ordered}
     descriptions = {} if isinstance(config, dict) else field_comments(type(config))
-    for name, value in named.items():
+    for name, value in values.items():
         if is_dataclass(value) or isinstance(value, dict):
             yield from settings(value, f"{prefix}{name}.")
         elif name != "name":
@@ -83,12 +83,12 @@ def field_comments(schema: type) -> dict[str, str]:
 
     A class that only overrides the default of an inherited field inherits the comment too.
     """
-    found: dict[str, str] = {}
-    for owner in reversed(schema.__mro__):
-        if is_dataclass(owner) and owner.__dict__.get("__annotations__"):  # its fields are written in a file
-            here = _source_comments(textwrap.dedent(inspect.getsource(owner)))
-            found |= {name: comment or found.get(name, "") for name, comment in here.items()}
-    return found
+    comments: dict[str, str] = {}
+    for base in reversed(schema.__mro__):
+        if is_dataclass(base) and base.__dict__.get("__annotations__"):  # its fields are written in a file
+            own_comments = _source_comments(textwrap.dedent(inspect.getsource(base)))
+            comments |= {name: comment or comments.get(name, "") for name, comment in own_comments.items()}
+    return comments
 
 
 def docstring_lines(config: Any) -> list[str]:
@@ -107,8 +107,8 @@ def format_value(value: Any) -> str:
 
 def is_main_setting(name: str, arguments: Sequence[str], key: str) -> bool:
     """Return True if --help shows `key`: a main setting, one in `arguments`, or one of a small group in `arguments`."""
-    given = {argument.lstrip("+").partition("=")[0] for argument in arguments if "=" in argument}
-    return key in MAIN_SETTINGS[name] or key in given or key.split(".")[0] in given - LARGE_GROUPS
+    set_keys = {argument.lstrip("+").partition("=")[0] for argument in arguments if "=" in argument}
+    return key in MAIN_SETTINGS[name] or key in set_keys or key.split(".")[0] in set_keys - LARGE_GROUPS
 
 
 def help_text(
@@ -129,16 +129,17 @@ def help_text(
             lines += [_entry("", descriptions[name], width)] if descriptions.get(name) else []
         lines.append("")
         for name in groups:
-            if is_dataclass(chosen := getattr(config, name, None)):
-                lines += [f"{name}={getattr(chosen, 'name', '')}:", *docstring_lines(chosen), ""]
+            if is_dataclass(option_config := getattr(config, name, None)):
+                lines += [f"{name}={getattr(option_config, 'name', '')}:", *docstring_lines(option_config), ""]
     lines.append("Settings, with the values that this command would use:")
-    found = [setting for setting in settings(config) if setting.key not in groups]
-    found.sort(key=lambda setting: "." in setting.key)  # settings of the command first, then those of chosen options
-    shown = [setting for setting in found if is_shown is None or is_shown(setting.key)]
+    all_settings = [setting for setting in settings(config) if setting.key not in groups]
+    # settings of the command first, then those of chosen options
+    all_settings.sort(key=lambda setting: "." in setting.key)
+    shown = [setting for setting in all_settings if is_shown is None or is_shown(setting.key)]
     lines += [_entry(f"{setting.key}={setting.value}", setting.description, width) for setting in shown]
-    if len(shown) < len(found):
-        more = len(found) - len(shown)
-        lines += ["", f"{more} more settings: use --help-all, or see docs/configs.md for those of all groups"]
+    if len(shown) < len(all_settings):
+        num_hidden = len(all_settings) - len(shown)
+        lines += ["", f"{num_hidden} more settings: use --help-all, or see docs/configs.md for those of all groups"]
     return "\n".join(lines)
 
 
@@ -151,27 +152,27 @@ def print_help(text: str) -> None:
 
 
 def _entry(head: str, text: str, width: int) -> str:
-    first = f"  {head} ".ljust(COLUMN)
-    if text and len(first) > COLUMN:  # the description goes on the next line
+    first_line = f"  {head} ".ljust(COLUMN)
+    if text and len(first_line) > COLUMN:  # the description goes on the next line
         return f"  {head}\n{_entry('', text, width)}"
-    return textwrap.fill(first + text, width, subsequent_indent=" " * COLUMN, break_on_hyphens=False).rstrip()
+    return textwrap.fill(first_line + text, width, subsequent_indent=" " * COLUMN, break_on_hyphens=False).rstrip()
 
 
 def _source_comments(source: str) -> dict[str, str]:
     """Return {field: comment} from the source code of one dataclass, without inherited fields."""
-    found = [
+    comment_tokens = [
         token for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.type == tokenize.COMMENT
     ]
-    text = {token.start[0]: token.string.lstrip("# ") for token in found}
-    alone = {token.start[0] for token in found if token.line.strip() == token.string}
+    comment_by_line = {token.start[0]: token.string.lstrip("# ") for token in comment_tokens}
+    comment_only_lines = {token.start[0] for token in comment_tokens if token.line.strip() == token.string}
     (definition,) = ast.parse(source).body
     assert isinstance(definition, ast.ClassDef)
     comments_of = {}
     for node in definition.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            first = node.lineno
-            while first - 1 in alone:
-                first -= 1
-            above = " ".join(text[line] for line in range(first, node.lineno))
-            comments_of[node.target.id] = text.get(node.end_lineno or node.lineno, above)
+            first_line = node.lineno
+            while first_line - 1 in comment_only_lines:
+                first_line -= 1
+            comment_above = " ".join(comment_by_line[line] for line in range(first_line, node.lineno))
+            comments_of[node.target.id] = comment_by_line.get(node.end_lineno or node.lineno, comment_above)
     return comments_of

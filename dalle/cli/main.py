@@ -19,16 +19,16 @@ DESCRIPTIONS = {
 
 def main() -> None:
     """Run the command named by the first argument; it gets the remaining arguments. A wrong name ends with status 2."""
-    name, *rest = sys.argv[1:] or ["--help"]
+    name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print_help(usage())
         return
     if name not in DESCRIPTIONS:
-        close = get_close_matches(name, DESCRIPTIONS, n=1)
-        hint = f"did you mean dalle {close[0]}?" if close else f"choose one of {', '.join(DESCRIPTIONS)}"
+        matches = get_close_matches(name, DESCRIPTIONS, n=1)
+        hint = f"did you mean dalle {matches[0]}?" if matches else f"choose one of {', '.join(DESCRIPTIONS)}"
         print(f"there is no command {name!r}; {hint}", file=sys.stderr)
         raise SystemExit(2)
-    sys.argv = [f"dalle {name}", *rest]
+    sys.argv = [f"dalle {name}", *arguments]
     import_module(f"dalle.cli.{name}").main()
 
 

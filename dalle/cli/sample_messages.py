@@ -20,14 +20,14 @@ LINES = 12  # captions that are printed individually
 def print_unknown_words(dalle: DALLE, captions: list[str]) -> None:
     """Print the words that occur in no training caption, each with the known words of the nearest spelling."""
     if unknown := dalle.unknown_words(captions):
-        more = f" and {len(unknown) - LINES} more" if len(unknown) > LINES else ""
+        remainder = f" and {len(unknown) - LINES} more" if len(unknown) > LINES else ""
         words = ", ".join(word + _nearest(word, dalle.words) for word in unknown[:LINES])
-        print_line(f"hint      in none of the training captions that its tokenizer read: {words}{more}")
+        print_line(f"hint      in none of the training captions that its tokenizer read: {words}{remainder}")
 
 
-def _nearest(word: str, known: Collection[str]) -> str:
+def _nearest(word: str, known_words: Collection[str]) -> str:
     """Return " (nearest known: ...)" for an unknown word, "" if no known word has a similar spelling."""
-    nearest = nearest_words(word, known)
+    nearest = nearest_words(word, known_words)
     return f" (nearest known: {', '.join(nearest)})" if nearest else ""
 
 
@@ -39,8 +39,8 @@ def print_memory(dalle: DALLE, batch_size: BatchSize | None, config: SampleComma
     if batch_size is not None:
         memory = batch_size.memory
         if batch_size.images < batch_size.unlimited:
-            fit = f"{batch_size.images} images fit, so {batch_size.images} are sampled at a time"
-            print_line(f"memory    {format_bytes(batch_size.budget)}: {fit}")
+            fit_message = f"{batch_size.images} images fit, so {batch_size.images} are sampled at a time"
+            print_line(f"memory    {format_bytes(batch_size.budget)}: {fit_message}")
     else:
         window = config.window if config.decoding == "parallel" else None
         memory = decoding_memory(dalle.transformer, window=window)
@@ -51,9 +51,9 @@ def print_memory(dalle: DALLE, batch_size: BatchSize | None, config: SampleComma
 def print_result(result: Result, number: int, config: SampleCommandConfig) -> None:
     """Print how many images of a caption were kept, and the best score. `number` counts captions from 1."""
     if number <= LINES:
-        how = "" if config.rerank == "clip" else f" by {config.rerank}"
-        best = "" if result.scores is None else f", best score {result.scores[0]:.3f}{how}"
-        print_line(f"{result.caption}: {len(result.images)} of {result.num_sampled} kept{best}")
+        score_name = "" if config.rerank == "clip" else f" by {config.rerank}"
+        best_score = "" if result.scores is None else f", best score {result.scores[0]:.3f}{score_name}"
+        print_line(f"{result.caption}: {len(result.images)} of {result.num_sampled} kept{best_score}")
 
 
 def print_decoding(count: DecodingCount, images: int, seconds: float) -> None:
@@ -76,8 +76,8 @@ def print_report(writer: OutputWriter, attention: bool, novelty: Novelty | None)
         return
     if captions > LINES:
         print(f"... and {captions - LINES:,} more captions")
-    some = f" (the first {len(writer.rows)} of {captions:,} captions)" if captions > len(writer.rows) else ""
-    print(f"grid      {writer.folder / GRID_FILE}{some}")
+    shown_captions = f" (the first {len(writer.rows)} of {captions:,} captions)" if captions > len(writer.rows) else ""
+    print(f"grid      {writer.folder / GRID_FILE}{shown_captions}")
     print(f"images    {files[0]} and {len(files) - 1:,} more" if len(files) > 1 else f"image     {files[0]}")
     print(f"metadata  {writer.folder / METADATA_FILE}")
     if attention:
@@ -93,11 +93,14 @@ def stop_message(writer: OutputWriter, config: SampleCommandConfig) -> str:
     sampled = writer.entries[-1]["drawn"]
     out = " out=<another folder>" if config.out else ""  # the same one would be overwritten
     if len(writer.captions) == 1:
-        missing = config.candidates - sampled
+        num_remaining = config.candidates - sampled
         offset = config.candidate_offset + sampled
-        rest = f"candidate_offset={offset} candidates={missing} keep={min(config.num_kept, missing)}{out}"
-        return f"stopped after {sampled} of {config.candidates} candidates; sample the others with {rest}"
-    rest = f"captions_file={writer.folder / REMAINING_FILE}{out}"
+        resume_options = (
+            f"candidate_offset={offset} candidates={num_remaining} keep={min(config.num_kept, num_remaining)}{out}"
+        )
+        return f"stopped after {sampled} of {config.candidates} candidates; sample the others with {resume_options}"
+    resume_options = f"captions_file={writer.folder / REMAINING_FILE}{out}"
     return (
-        f"stopped with {writer.finished:,} of {len(writer.captions):,} captions finished; sample the others with {rest}"
+        f"stopped with {writer.finished:,} of {len(writer.captions):,} captions finished; sample the others with "
+        f"{resume_options}"
     )

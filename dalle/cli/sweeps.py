@@ -43,6 +43,6 @@ def ablations() -> list[str]:
 
 def ablation_jobs(name: str, size: str | None = None) -> list[Any]:
     """Return the options of each job of the ablation `name`. Its file sets the command that runs the jobs."""
-    given: Any = OmegaConf.load(CONFIG_DIR / "ablation" / f"{name}.yaml")
+    ablation_file: Any = OmegaConf.load(CONFIG_DIR / "ablation" / f"{name}.yaml")
     options = [f"+ablation={name}", *([f"size={size}"] if size else [])]
-    return compose_jobs(given.ablation.get("command", "train"), options)
+    return compose_jobs(ablation_file.ablation.get("command", "train"), options)

@@ -111,9 +111,9 @@ def check_dvae_unchanged(runs: list[tuple[TrainConfig, Path]]) -> None:
     if not dvae.resume or read_shared_scalars(transformer) is None:
         return
     run = Run(folder, run_config(dvae, open_init(dvae, folder)), defaults=default_config(dvae))
-    if (done := run.resume_point.step) < dvae.stage.steps:
+    if (trained_steps := run.resume_point.step) < dvae.stage.steps:
         raise ValueError(
-            f"{transformer} was trained on the tokens of {folder} after {done} updates. Training that dVAE to "
+            f"{transformer} was trained on the tokens of {folder} after {trained_steps} updates. Training that dVAE to "
             f"{dvae.stage.steps} updates would invalidate it: choose another name with run=<name>, or move "
             f"{transformer} away first"
         )
@@ -177,9 +177,9 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device, mesh: D
         mesh=mesh,
         accumulation_is_exact=config.stage.accumulation_is_exact,
     )
-    done, steps = run.resume_point.step, config.stage.steps
-    if done >= steps:
-        print_once(f"{folder}: finished, {done} updates done")
+    trained_steps, steps = run.resume_point.step, config.stage.steps
+    if trained_steps >= steps:
+        print_once(f"{folder}: finished, {trained_steps} updates done")
         return
 
     if (warning := config.stage.schedule_warning()) is not None:
@@ -192,12 +192,12 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device, mesh: D
         dvae=dvae,
         tokens=tokens_folder(config),
         init=init,
-        resume_folder=folder if done else None,
+        resume_folder=folder if trained_steps else None,
     )
     stage = STAGES.for_config(config.stage).build(config.stage, config.data, context)
     if init is not None and not init.resumed:
         print_once(f"{folder}: {load_init(stage.model, init, config.stage, dvae)}")
-    if done:
+    if trained_steps:
         if run.resume_point.changes:
             print_once(f"{folder}: resumes with {', '.join(run.resume_point.changes)}")
         if distributed.is_main_process():
@@ -206,7 +206,8 @@ def train_stage(config: TrainConfig, folder: Path, device: torch.device, mesh: D
     parameters = sum(parameter.numel() for parameter in stage.model.parameters())
     image_size = stage.data.image_size
     print_once(
-        f"{folder}: {parameters:,} parameters on {device}, images of {image_size} pixels, steps {done} to {steps}"
+        f"{folder}: {parameters:,} parameters on {device}, images of {image_size} pixels, "
+        f"steps {trained_steps} to {steps}"
     )
     if distributed.is_main_process():
         folder.mkdir(parents=True, exist_ok=True)

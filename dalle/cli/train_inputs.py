@@ -48,9 +48,9 @@ def find_dvae_config(config: TrainConfig, folder: Path, runs: list[tuple[TrainCo
     """
     if not config.stage.trained_on_tokens:
         return None
-    for other, _ in runs:
-        if other.stage.name == "dvae":
-            return other.stage.model
+    for other_config, _ in runs:
+        if other_config.stage.name == "dvae":
+            return other_config.stage.model
     if (path := dvae_folder(config, open_init(config, folder))) is not None:
         return checkpoint.load_config(path, "dvae", DVAEConfig)
     return compose("train", ["stage=dvae", f"preset={chosen_option('preset')}"]).stage.model

@@ -34,12 +34,12 @@ def main() -> None:
         if len(files) > 1:
             print(("\n" if number else "") + printable(file))
         try:
-            lines, outcome = describe(Path(file))
+            lines, file_status = describe(Path(file))
         except ValueError as error:
             print(error, file=sys.stderr)
-            lines, outcome = [], 2
+            lines, file_status = [], 2
         print("\n".join(lines))
-        status = max(status, outcome)
+        status = max(status, file_status)
     raise SystemExit(status)
 
 
@@ -59,13 +59,15 @@ def record_lines(record: Mapping[str, Any]) -> list[str]:
     settings = record["settings"]
     digests = ", ".join(f"{name} {digest}" for name, digest in settings["digests"].items())
     listed = {name: value for name, value in settings.items() if name not in NOT_LISTED}
-    chosen = ", ".join(f"{name}={json.dumps(value)}" for name, value in listed.items() if value not in (None, "", []))
+    setting_text = ", ".join(
+        f"{name}={json.dumps(value)}" for name, value in listed.items() if value not in (None, "", [])
+    )
     return [
         f"caption    {printable(record['caption'])}",
         f"checkpoint {printable(settings.get('checkpoint') or 'unknown')}: {printable(digests)}",
         f"           {compare_checkpoint(settings)}",
         f"sample     seed {record['seed']}, candidate {record['candidate']}, rank {record['rank']}",
-        f"settings   {printable(chosen)}",
+        f"settings   {printable(setting_text)}",
     ]
 
 
@@ -81,8 +83,8 @@ def compare_checkpoint(settings: Mapping[str, Any]) -> str:
         digests = {kind: checkpoint.digest(folder) for kind, folder in components.items()}
     except (CheckpointError, OSError):
         return "which is not complete on this machine, or has changed since"
-    same = all(digests.get(kind) == digest for kind, digest in recorded.items())
-    return "which is on this machine, unchanged" if same else "which has changed on this machine since"
+    is_unchanged = all(digests.get(kind) == digest for kind, digest in recorded.items())
+    return "which is on this machine, unchanged" if is_unchanged else "which has changed on this machine since"
 
 
 def signature_line(path: Path) -> tuple[str, int]:
@@ -95,5 +97,5 @@ def signature_line(path: Path) -> tuple[str, int]:
         return "none", 0
     if not credentials.valid:
         return f"invalid: {printable('; '.join(credentials.errors))}", 1
-    known = "" if credentials.trusted else " (no authority that is known here)"
-    return f"valid, by {printable(credentials.issuer)}{known}: the file has not changed since", 0
+    trust_note = "" if credentials.trusted else " (no authority that is known here)"
+    return f"valid, by {printable(credentials.issuer)}{trust_note}: the file has not changed since", 0
