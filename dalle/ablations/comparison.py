@@ -94,7 +94,11 @@ def _final_metrics(run: ComparedRun) -> dict[str, Any]:
 def sample_grid(
     runs: Sequence[ComparedRun], captions: int, candidates: int, seed: int, device: torch.device
 ) -> Image.Image | None:
-    """Draw a grid of samples of all transformers for the same held-out captions and seed. None if a run has none."""
+    """Return a grid of images that the runs' transformers sample for the same held-out captions and the same seed.
+
+    captions: their number. candidates: images per caption and run. Returns None if a run is not of the transformer
+    stage. Raises CheckpointError if a model cannot be read, and ValueError if the data set cannot be opened.
+    """
     if any(run.settings["stage"]["name"] != "transformer" for run in runs):
         return None
     _, meta = checkpoint.read_config(runs[0].folder, "transformer")
@@ -122,6 +126,7 @@ def _ranks_in_order(candidates: Sequence[int]) -> list[int]:
 
 
 def _different_settings(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return the settings that differ, by dotted name: the value in each run, or "" where a run lacks the setting."""
     flattened = [flatten(dict(mapping)) for mapping in settings]
     keys = dict.fromkeys(key for flat in flattened for key in flat)
     rows = {key: [flat.get(key, "") for flat in flattened] for key in keys}
@@ -129,6 +134,7 @@ def _different_settings(settings: Sequence[Mapping[str, Any]]) -> dict[str, list
 
 
 def _table(names: Sequence[str], rows: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Return the lines of a Markdown table with a column for each run in `names`. rows: values by row title."""
     if not rows:
         return ["None."]
     cells = (

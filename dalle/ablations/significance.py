@@ -34,6 +34,7 @@ class SweepMetric:
         return self.name.replace("_{}", "")
 
     def mean(self, value: str) -> float:
+        """Return the mean of the metric over the runs with the compared value `value`."""
         return fmean(self.runs[value])
 
     def std(self, value: str) -> float | None:
@@ -47,7 +48,7 @@ class SweepMetric:
         return next(value for value in self.runs if math.isclose(self.mean(value), best_mean, rel_tol=ROUNDING))
 
     def threshold(self, value: str, other: str) -> float:
-        """Return the least significant difference of two values' means: infinite if neither has a second seed."""
+        """Return the smallest significant difference of two means: infinite if both values have a single seed."""
         from scipy.stats import t  # of the extra `eval`, whose presence report.py checks
 
         # scipy.stats.ttest_ind cannot estimate the noise if one of the values has a single run
@@ -63,7 +64,7 @@ class SweepMetric:
         return quantile * math.sqrt(pooled_variance) * math.sqrt(inverse_counts)
 
     def is_equivalent(self, value: str, other: str) -> bool:
-        """Return True if two values do not differ significantly, and a difference of a tenth would be significant."""
+        """Return True if no difference is significant, and one of `EQUIVALENCE_MARGIN` times the mean would be."""
         if self.compare(value, other):
             return False
         return self.threshold(value, other) <= EQUIVALENCE_MARGIN * abs(self.mean(other))

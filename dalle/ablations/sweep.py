@@ -42,6 +42,7 @@ class Sweep:
 
     @cached_property
     def finished(self) -> list[RunResult]:
+        """Results of the jobs that have metrics."""
         return [result for result in self.results if not result.missing_reason]
 
     @cached_property
@@ -80,6 +81,7 @@ class Sweep:
 
     @cached_property
     def claim_results(self) -> list[ClaimResult]:
+        """Result of comparing the runs with each expectation of the ablation, in order."""
         by_name = {metric.name: metric for metric in self.metrics}
         return [
             check_claim(expectation, by_name[expectation.metric], self.values) for expectation in self.ablation.expect
@@ -91,7 +93,7 @@ class Sweep:
         return sum(result.seconds for result in self.finished) / 60
 
     def fitted_runs(self) -> list[RunResult]:
-        """Finished runs that have the power law's metric."""
+        """Return the finished runs that have the metric of the power law."""
         return [result for result in self.finished if self.ablation.power_law in result.metrics]
 
     def power_law(self) -> PowerLaw | None:

@@ -1,4 +1,4 @@
-"""The commands. Before any of them is imported, a Python that cannot run them is refused in one sentence."""
+"""Command-line entry points. Importing this package checks the Python version and the installed packages."""
 
 import sys
 from importlib.util import find_spec
@@ -9,7 +9,7 @@ PACKAGES = ("torch", "einops", "numpy", "PIL", "hydra", "wandb", "tokenizers", "
 
 
 def check_installation() -> None:
-    """Exit with a sentence if this Python is too old, or lacks packages that the commands need."""
+    """Exit with an error message if this Python is older than `MIN_PYTHON`, or lacks one of `PACKAGES`."""
     version = ".".join(map(str, sys.version_info[:2]))
     if tuple(sys.version_info[:2]) < MIN_PYTHON:
         remedy = "use another one, as in make install PYTHON=python3.12"

@@ -42,7 +42,7 @@ def hydra_argument(argument: str, sweeping: bool = False) -> str:
 
 
 def without_sweep(argument: str) -> str:
-    """Return an argument of Hydra with the first value of a sweep only; unchanged if it has one value."""
+    """Return an override with only the first value of its sweep: "seed=0,1" -> "seed=0". Others are unchanged."""
     try:
         override = OverridesParser.create().parse_override(argument)
     except HydraException:

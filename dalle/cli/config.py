@@ -249,7 +249,7 @@ def _print_error(sentence: str) -> None:
 
 @contextmanager
 def _hydra_arguments(name: str) -> Iterator[list[str]]:
-    """Context in which Hydra makes no folders or logs and raises its errors. Yields the user's arguments."""
+    """Context that sets `sys.argv` so that Hydra makes no folders or logs and raises errors. Yields the arguments."""
     arguments = sys.argv[1:]
     sweeping = not {"-m", "--multirun"}.isdisjoint(arguments)  # in a sweep, commas separate the values of jobs
     converted = [hydra_argument(argument, sweeping) for argument in arguments]
@@ -277,7 +277,7 @@ def hydra_initialized() -> AbstractContextManager[Any]:
     return hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3")
 
 
-def _compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
+def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
     register()
     with hydra_initialized():
         return hydra.compose(name, list(overrides))

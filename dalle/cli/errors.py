@@ -47,7 +47,7 @@ def explain_hydra_error(error: Exception, keys: Sequence[str], arguments: Sequen
 
 
 def unknown_option(arguments: Sequence[str], known: Collection[str]) -> str | None:
-    """Return the first argument such as --caption that is neither Hydra's nor in `known`, without its value."""
+    """Return the first option such as --caption that is neither Hydra's nor in `known`, without its value, or None."""
     hydra_options = {name for action in get_args_parser()._actions for name in action.option_strings}
     options = (argument.partition("=")[0] for argument in arguments if argument.startswith("-"))
     return next((option for option in options if option not in hydra_options and option not in known), None)
@@ -107,7 +107,7 @@ def _syntax_error(text: str, arguments: Sequence[str]) -> str:
 
 
 def _file(text: str) -> str:
-    """Return the file in configs, and its section, that Hydra was merging, as its message `text` says; "" if none."""
+    """Return the config file and section that Hydra's error message `text` names; "" if it names none."""
     match = re.search(r"^In '([^']+)': \w+ raised while composing", text, re.MULTILINE)
     parts = match[1].split("/") if match else []
     if len(parts) == 3:  # preset/dvae/tiny

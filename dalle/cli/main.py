@@ -33,6 +33,7 @@ def main() -> None:
 
 
 def usage() -> str:
+    """Return the help text of `dalle`: a line for each command."""
     lines = [f"  dalle {name:9} {text}" for name, text in DESCRIPTIONS.items()]
     return "\n".join(
         [

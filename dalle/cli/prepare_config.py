@@ -1,4 +1,4 @@
-"""Options of prepare.py: one dataclass for each thing that it prepares, all of them set at the top level."""
+"""Options of prepare.py: one dataclass for each task. Their fields are all top-level settings."""
 
 from dataclasses import dataclass
 from typing import Any

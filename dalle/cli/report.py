@@ -53,6 +53,11 @@ def report_all(folder: Path, out: Path) -> None:
 
 
 def report_sweep(folder: Path, out: str | None) -> None:
+    """Write the page and the plot of the sweep in `folder`, and print the page. out: file of the page.
+
+    Raises:
+        ValueError: there is no such folder, or it is not named after an ablation.
+    """
     sweep, path = read_sweep(folder), Path(out or folder / "report.md")
     if not folder.is_dir():
         raise ValueError(f"sweep={folder} does not exist; sweeps are in outputs/ablation by default")
@@ -65,6 +70,11 @@ def report_sweep(folder: Path, out: str | None) -> None:
 
 
 def report_runs(config: ReportConfig) -> None:
+    """Compare `config.runs`: write a page, the validation curves and, for transformers, a grid of samples.
+
+    Raises:
+        ValueError: fewer than two runs, or one without validation metrics.
+    """
     out = Path(config.out or "outputs/comparison/report.md")
     runs = comparison.read_runs(config.runs)
     plot_runs({run.name: run.curve for run in runs}, out.with_name("curves.png"))
@@ -108,6 +118,7 @@ def planned_job(job: Any, folder: Path) -> PlannedRun:
 
 
 def write_page(path: Path, text: str) -> None:
+    """Write a page to a file, create its folder, and print the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     print(f"written to {path}")

@@ -81,7 +81,7 @@ class RaggedStrings:
 
     @classmethod
     def from_owners(cls, owners: np.ndarray, strings: StringArray, records: int) -> "RaggedStrings":
-        """Group strings by record: string j goes to record owners[j]. StringArray of a record keep their order."""
+        """Group strings by record: string j goes to record owners[j]. Strings of a record keep their order."""
         offsets = np.r_[0, np.cumsum(np.bincount(owners, minlength=records))]
         return cls(strings.take(np.argsort(owners, kind="stable")), offsets)
 

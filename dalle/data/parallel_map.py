@@ -15,7 +15,7 @@ CHUNK_SIZE = 64  # records per task of a worker process
 
 
 def parallel_map(
-    source: Source, indices: Sequence[int], function: RecordFunction[T], workers: int = 0, title: str = "scanning"
+    source: Source, indices: Sequence[int], function: RecordFunction[T], workers: int, title: str
 ) -> Iterator[tuple[int, T | UnreadableRecord]]:
     """Yield (index, `function(source, index)`) for each index, in order; the error in place of an unreadable record.
 

@@ -110,11 +110,13 @@ class _CurrentRecords:
         self._processes = RawArray("q", workers)
 
     def report(self, index: int) -> None:
+        """Store the index of the record that this worker process reads next."""
         worker = get_worker_info()
         assert worker is not None
         self._records[worker.id], self._processes[worker.id] = index, os.getpid()
 
     def indices_of_dead_workers(self) -> list[int]:
+        """Return the index of the record that each dead worker process was reading."""
         alive = {child.pid for child in multiprocessing.active_children()}
         entries = zip(self._records, self._processes, strict=True)
         return [index for index, process in entries if process and process not in alive]

@@ -1,4 +1,4 @@
-"""Interface of a data source: captioned images by index."""
+"""Interface of a data source: captioned images by index, and the error for unreadable ones."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

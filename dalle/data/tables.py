@@ -134,7 +134,7 @@ def _parse_quoted_row(lines: "_LineBuffer", separator: str) -> tuple[list[str], 
 
 
 def _strip_quotes(field: str) -> str:
-    """Strip spaces, a pair of quotes around the whole field, and one that is not closed. Others are the caption's."""
+    """Strip spaces, and quotes that enclose the field or are not closed; quotes within the field stay."""
     field = field.strip()
     if field.count('"') % 2:
         return field.strip('" ')
@@ -151,7 +151,7 @@ def _swallows_rows(lines: "_LineBuffer", num_lines: int, separator: str, file: i
 
 
 class _LineBuffer:
-    """Lines of a text file from the current one on, with lookahead; `drop` moves on."""
+    """Lines of a text file from the current one on, with lookahead of up to `MAX_LINES` lines. `drop` consumes them."""
 
     def __init__(self, path: Path, warnings: SkipCounter):
         self._lines = _numbered(path, warnings)
@@ -178,6 +178,7 @@ class _LineBuffer:
             yield self._buffer[position][1]
 
     def drop(self, count: int) -> None:
+        """Consume `count` of the lines that were read ahead."""
         for _ in range(min(count, len(self._buffer))):
             self._buffer.popleft()
 

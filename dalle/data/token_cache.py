@@ -234,6 +234,7 @@ def _create_zeros(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
 
 
 def _umask() -> int:
+    """Return the file mode creation mask of the process, which can only be read by setting it."""
     umask = os.umask(0)
     os.umask(umask)
     return umask

@@ -137,7 +137,10 @@ class WebdatasetSource(FileSource):
                 yield RawRecord(f"{name}/{key}", captions, metadata.urls, metadata.sha256, location)
 
     def _read_captions(self, file: BinaryIO, key: str, sample: dict[str, Member]) -> tuple[tuple[str, ...], Metadata]:
-        """Return the captions, and the metadata if needed. Raises UnicodeDecodeError."""
+        """Return the captions and metadata of a record. Raises UnicodeDecodeError if its .txt is not UTF-8.
+
+        The JSON file is read only if there is an opt-out list, or the .txt has no captions.
+        """
         text, metadata = sample.get("txt"), Metadata()
         captions = (
             () if text is None else decode_lines(read_range(file, text.offset, min(text.size, MAX_TEXT_BYTES + 1)))

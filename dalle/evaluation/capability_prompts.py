@@ -22,6 +22,8 @@ BESIDE = tuple(name for name in DIRECTIONS if name not in ON_TOP)
 
 
 class Prompt(NamedTuple):
+    """Caption to sample images for, with the statement that the judge checks in them."""
+
     caption: str
     statement: Statement  # the facts that the caption states
 
@@ -93,9 +95,9 @@ CAPABILITIES = (
 
 
 def prompts(capability: Capability, count: int) -> list[Prompt]:
-    """Return the first `count` different prompts of an capability, deterministically; fewer if there are no more.
+    """Return the first `count` different prompts of a capability, deterministically; fewer if there are no more.
 
-    An capability with `every_wording` has half as many statements; all wordings of a statement are adjacent.
+    A capability with `every_wording` has half as many statements; all wordings of a statement are adjacent.
     """
     generator = numpy_generator(f"prompts of {capability.name}")
     by_caption: dict[str, Statement] = {}

@@ -64,7 +64,7 @@ class EvaluateConfig(RerankConfig, DecodingConfig):
             raise ValueError(f"out={self.out} must end in .json; the page and the image folder are named after it")
 
     def sampling(self, candidates: int) -> SamplingConfig:
-        """Sampling settings with `candidates` images for each caption, all of which are kept, best first."""
+        """Return the sampling settings with `candidates` images for each caption, all of which are kept, best first."""
         shared = {setting.name: getattr(self, setting.name) for base in SAMPLING for setting in fields(base)}
         return SamplingConfig(**{**shared, "candidates": candidates, "keep": candidates})
 

@@ -1,4 +1,4 @@
-"""Memory and FLOPs of one micro-batch: its forward pass, loss and backward pass run on fake tensors, without data."""
+"""Memory and FLOPs of one micro-batch, counted by running forward pass, loss and backward pass on fake tensors."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""Published figures of accelerators, for plans."""
+"""Memory and bandwidths of accelerators from the vendors' data sheets, and their peak rates, for plans."""
 
 from dataclasses import dataclass
 

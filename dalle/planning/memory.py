@@ -75,8 +75,8 @@ def rank_memory(
     encoding: EncodingCost,
     images: int,
     placement: Placement,
-    shards: int = 1,
-    replicas: int = 1,
+    shards: int,
+    replicas: int,
 ) -> RankMemory:
     """Compute the memory of one rank that trains on micro-batches of `images` images.
 

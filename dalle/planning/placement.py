@@ -1,4 +1,4 @@
-"""Placement of a model on many ranks, tried with torch's fake process group: no other process is needed."""
+"""Sharding of a model for many ranks in one process, with torch's fake process group, to count what a rank holds."""
 
 from collections.abc import Callable
 from typing import NamedTuple

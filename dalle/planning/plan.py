@@ -1,4 +1,4 @@
-"""Plan of a training run on named cards: does it fit, what do ranks exchange, and how long does it take."""
+"""Plan of a training run on one kind of GPU: memory of a rank, bytes that ranks exchange, and time of an update."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -44,7 +44,7 @@ class Plan:
 
     @property
     def needed_bytes(self) -> float:
-        """Bytes that a card needs."""
+        """Bytes that a card needs: the peak of a rank's memory and `RESERVED_BYTES`."""
         return self.memory.peak + RESERVED_BYTES
 
     @property

@@ -1,4 +1,4 @@
-"""A plan as text."""
+"""Formatting of a plan as text, for train.py plan=true."""
 
 from dalle.planning.cards import GIGABYTE
 from dalle.planning.plan import ASSUMED_MFU, RESERVED_BYTES, Plan
@@ -8,7 +8,7 @@ SECONDS_PER_DAY = 86_400
 
 
 def format_plan(plan: Plan) -> str:
-    """Return the plan as text, one line per quantity."""
+    """Format a plan as text: a line for each of memory, communication, computation, speed and time."""
     memory, config = plan.memory, plan.config
     tokens = getattr(config.model, "text_positions", 0) + getattr(config.model, "grid", 0) ** 2
     images_per_second = config.batch_size / plan.seconds

@@ -1,4 +1,4 @@
-"""Mapping from the state-dict keys of published weights to ours."""
+"""Mapping from the state-dict keys of published weights to those of this project's models."""
 
 from collections.abc import Mapping
 

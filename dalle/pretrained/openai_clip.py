@@ -166,6 +166,7 @@ def _resnet_sizes(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
 
 
 def _tensor(tensors: Mapping[str, Tensor], name: str, dimensions: int, path: Path) -> Tensor:
+    """Return the tensor `name`. Raises CheckpointError if it is missing or has another number of dimensions."""
     if name not in tensors:
         raise CheckpointError(f"{path} is not one of OpenAI's CLIPs: it lacks the tensor {name}")
     tensor = tensors[name]
@@ -197,6 +198,7 @@ def _grid(tensors: Mapping[str, Tensor], name: str, path: Path) -> int:
 
 
 def _heads(width: int, encoder: str, path: Path) -> int:
+    """Return the number of attention heads. Raises CheckpointError if `width` is no multiple of `HEAD_WIDTH`."""
     if width % HEAD_WIDTH:
         raise CheckpointError(
             f"{path}: the {encoder} encoder is {width} wide, not a multiple of the heads' {HEAD_WIDTH}"

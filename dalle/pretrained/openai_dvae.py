@@ -66,7 +66,7 @@ class OpenAIDVAEConfig:
 
 @dataclass(frozen=True)
 class ConvolutionMapping:
-    """Names of one convolution in OpenAI's files and in our model, and the shape of its weight."""
+    """Name of one convolution in OpenAI's files (`source`) and in `DiscreteVAE` (`target`), and its weight's shape."""
 
     source: str
     target: str

@@ -59,6 +59,7 @@ class StorageDescriptor(NamedTuple):
 
     @property
     def nbytes(self) -> int:
+        """Size of the storage in bytes."""
         return self.numel * self.dtype.itemsize
 
 
@@ -72,7 +73,7 @@ class TensorDescriptor(NamedTuple):
 
 
 class RejectedFileError(Exception):
-    """The file is rejected; the message continues a sentence that begins with the file's name."""
+    """Raised for a file that is rejected. The message follows the path of the file: "<path> is empty"."""
 
 
 def read_torch_file(path: str | Path, is_allowed_class: Callable[[str], bool]) -> TorchFile:

@@ -29,7 +29,7 @@ BATCH_ON_CPU, BATCH_ON_GPU = 8, 64  # candidates of the others: a cancelled batc
 
 @dataclass(frozen=True)
 class JobRunner:
-    """Function that draws a job: writes its events, and its images into the store."""
+    """Callable that samples and ranks a job's candidates, writes its events, and adds its images to the store."""
 
     dalle: DALLE
     store: Store
@@ -65,10 +65,7 @@ class JobRunner:
             job.events.append("done", data, last=True)
 
     def warm_up(self) -> None:
-        """Draw the first tokens of an image, and decode another, so that the first drawing finds code and caches ready.
-
-        Both are dropped.
-        """
+        """Sample the first tokens of an image and decode another, so that the first drawing is not slowed by set-up."""
 
         def stop(_: float) -> None:
             raise SamplingStopped
@@ -112,7 +109,7 @@ class JobRunner:
             start += count
 
     def _decode_batch(self, job: Job, config: SamplingConfig, tokens: Tensor, first: int) -> list[DrawnImage]:
-        """Decode a batch. `first`: its first candidate's number."""
+        """Decode a batch of tokens (m, h, w) to images with unranked records. first: number of its first candidate."""
         images = self.dalle.decode_images(tokens)
         numbers = list(range(first, first + len(images)))
         images = images if job.canvas is None else job.canvas.paste(images, numbers)
@@ -125,9 +122,10 @@ class JobRunner:
     def _rank(
         self, job: Job, ids: Tensor, config: SamplingConfig, drawn: Mapping[str, DrawnImage]
     ) -> tuple[list[dict[str, Any]], bool]:
-        """Rank all candidates, keep the best, and return them as the event says it.
+        """Rank all candidates and return the entries of the best ones for the event `ranked`, best first, and True.
 
-        Also returns False if the job was cancelled meanwhile: the first ones are kept then, as the dVAE decodes them.
+        If the job is cancelled meanwhile, return the first candidates in the order of sampling, decoded by the dVAE,
+        and False.
         """
         dalle, request = self.dalle, job.request
         reranker = None if request.rerank == UNRANKED else dalle.reranker(ids, config)

@@ -54,7 +54,7 @@ def encode_stored(stored: StoredImage, dalle: DALLE) -> EncodedImage:
 
 
 def canvas_of_candidates(canvas: Canvas | None, start: int, count: int) -> Canvas | None:
-    """Return the canvas of some candidates of a drawing."""
+    """Return the part of a canvas for `count` candidates from number `start` on; unchanged if all share its tokens."""
     if canvas is None or canvas.tokens.ndim == 2:
         return canvas
     return replace(canvas, tokens=canvas.tokens[start : start + count])

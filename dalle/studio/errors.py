@@ -13,18 +13,18 @@ TYPES = {401: "authentication_error", 403: "authentication_error", 404: "not_fou
 
 
 class ApiError(HTTPException):
-    """An error that the API answers: a status and one sentence."""
+    """Error that the API returns to the client: an HTTP status, and one sentence as the message."""
 
 
 def error_response(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """Return the answer of an error."""
+    """Return the JSON response of an error with this HTTP status and message, in the format of OpenAI's API."""
     sentence = sentence.encode("utf-8", "replace").decode()  # a request may hold lone surrogates, which no answer can
     kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     return JSONResponse({"error": {"message": sentence, "type": kind, "param": None, "code": None}}, status, headers)
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Answer every error of `app` with one sentence."""
+    """Register handlers that return each error of `app` as JSON with one sentence."""
 
     @app.exception_handler(HTTPException)
     def http_error(request: Request, error: HTTPException) -> JSONResponse:
@@ -45,7 +45,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 def unknown_field(name: str, field_names: Sequence[str]) -> str:
-    """Return the sentence for a setting that does not exist, with the nearest one that does."""
+    """Return the error message for the unknown setting `name`, with the nearest of `field_names`."""
     nearest = get_close_matches(name, field_names, n=1)
     hint = f"did you mean {nearest[0]}?" if nearest else f"choose one of {', '.join(field_names)}"
     return f"there is no setting {name[:80]!r}; {hint}"

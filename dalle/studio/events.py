@@ -1,7 +1,7 @@
-"""Events of one drawing, for any number of readers. Readers pull, so that a slow one delays neither work nor others.
+"""Event log of one drawing, for any number of readers. A slow reader delays neither the writer nor other readers.
 
-Lasting events are kept in order. Of the events that only show progress, each name keeps its newest alone: a reader that
-comes late, or is slow, misses the ones between.
+All persistent events are kept, in order. Of progress events, only the newest of each name is kept: a slow or late
+reader skips the earlier ones.
 """
 
 import asyncio
@@ -26,10 +26,14 @@ class EventLog:
 
     @property
     def ended(self) -> bool:
+        """True once the final event was appended."""
         return self.final_event is not None
 
     def append(self, name: str, data: Any, last: bool = False) -> None:
-        """Add a lasting event, and forget those of progress. `last` ends all streams. Ignored after the last one."""
+        """Append a persistent event and remove all progress events. No effect once the log has ended.
+
+        last: this event ends the log, and all streams.
+        """
         with self._lock:
             if self.final_event is not None:
                 return
@@ -40,7 +44,7 @@ class EventLog:
         self._wake()
 
     def show_progress(self, name: str, data: Any) -> None:
-        """Replace the newest event of progress called `name`."""
+        """Replace the progress event `name`. No effect once the log has ended."""
         with self._lock:
             if self.final_event is not None:
                 return

@@ -98,9 +98,10 @@ class JobQueue:
         return job
 
     def cancel(self, job: Job) -> None:
-        """Cancel a job. One that has ended stays as it is.
+        """Cancel a job. No effect on one that has ended.
 
-        One that runs keeps its finished candidates, ranked; cancelled while it ranks them, in the order of drawing.
+        A running job stops sampling, ranks its finished candidates and keeps the best. If it is ranking already, it
+        stops and keeps the first candidates in the order of sampling.
         """
         job.cancel_requests += 1
         with self._condition:
@@ -122,7 +123,7 @@ class JobQueue:
             self._condition.notify()
 
     def join(self, seconds: float) -> None:
-        """Wait until the thread has ended, at most that long."""
+        """Wait for the thread to end, for at most `seconds`."""
         self._thread.join(seconds)
 
     def _work(self) -> None:

@@ -31,7 +31,7 @@ class Previews:
         self._next_time = 0.0  # time of the next preview
 
     def __call__(self, tokens: Tensor) -> None:
-        """Take the tokens of a batch so far: (1, b, h, w), `MASKED` where not drawn."""
+        """Show previews if they are due. tokens: of a batch so far, (1, b, h, w), `MASKED` where not sampled yet."""
         begin = time.monotonic()
         if begin < self._next_time:
             return

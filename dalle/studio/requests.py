@@ -84,7 +84,7 @@ class DrawRequest(Settings):
     edit: Edit | None = None
 
     def sampling_config(self) -> SamplingConfig:
-        """Return the settings as `DALLE.generate` takes them.
+        """Return the settings as a `SamplingConfig`, for `DALLE.generate`.
 
         Raises:
             ValueError: a setting out of its range.
@@ -108,7 +108,7 @@ class GenerationRequest(Settings):
     user: str | None = Field(None, description="ignored")
 
     def draw_request(self, image_size: int) -> DrawRequest:
-        """Return the drawing that is asked for.
+        """Convert the request to a `DrawRequest`. image_size: side of the model's images in pixels.
 
         Raises:
             ApiError: another size or format than this studio has, or fewer candidates than images.

@@ -42,9 +42,8 @@ def api_routes(session: Session) -> APIRouter:
     @routes.post("/jobs", status_code=202)
     async def draw(request: Annotated[DrawRequest, Body()]) -> dict[str, Any]:
         """Draw candidates for a caption, or edit an image. `position` is the number of drawings before this one."""
-        run_in_thread = (
-            asyncio.to_thread if request.edit is None else session.image_work.run
-        )  # edits encode their image
+        # edits encode their image
+        run_in_thread = asyncio.to_thread if request.edit is None else session.image_work.run
         job, position = await run_in_thread(session.submit, request)
         return {"job": job.id, "position": position}
 

@@ -93,7 +93,7 @@ def _is_public(path: str) -> bool:
     return path in PUBLIC or path.startswith("/static/")
 
 
-def _limited(receive: Receive, limit: int, declared: int = 0) -> Receive:
+def _limited(receive: Receive, limit: int, declared: int) -> Receive:
     """Return a `receive` that raises ApiError once a body has more than `limit` bytes, or declares more.
 
     declared: size that the headers say. A smaller one is not trusted.

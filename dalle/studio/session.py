@@ -75,7 +75,7 @@ class Session:
         return cls(dalle, config, examples, limits, recorded, policy, novelty)
 
     def describe(self) -> dict[str, Any]:
-        """Return what `GET /api/model` answers."""
+        """Return the response body of `GET /api/model`: sizes, defaults, limits and capabilities of the model."""
         dalle, sequence = self.dalle, self.dalle.transformer.sequence
         defaults = dalle.resolve(SamplingConfig())
         return {

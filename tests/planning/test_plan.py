@@ -165,15 +165,13 @@ def test_every_stage_can_be_planned(stage):
 def test_communication_of_each_mode():
     card = CARDS["h100"]
     assert communication_cost(1000, world=1, shards=1, accumulate=1, card=card) == (0, 0)
-    sent, seconds = communication_cost(
-        1000, world=4, shards=1, accumulate=3, card=card
-    )  # ddp: one all-reduce, by a ring
+    # ddp: one all-reduce, by a ring
+    sent, seconds = communication_cost(1000, world=4, shards=1, accumulate=3, card=card)
     assert (sent, seconds) == (1500, 1500 / card.link)
     sent, seconds = communication_cost(1000, world=4, shards=4, accumulate=2, card=card)  # fsdp: twice three times
     assert (sent, seconds) == (2 * 3 * 750, 2 * 3 * 750 / card.link)
-    sent, seconds = communication_cost(
-        1000, world=16, shards=8, accumulate=1, card=card
-    )  # hsdp: two copies on two nodes
+    # hsdp: two copies on two nodes
+    sent, seconds = communication_cost(1000, world=16, shards=8, accumulate=1, card=card)
     assert (sent, seconds) == (3 * 875 + 125, 3 * 875 / card.link + 125 / card.network)
 
 

@@ -73,7 +73,7 @@ def croissant(stages: Stages) -> dict[str, Any]:
 
 
 def description(stages: Stages) -> Iterator[str]:
-    """Yield sentences on the records of each split and on the largest counts of training records."""
+    """Yield the sentences of the description: records of each split, largest counts, and stages without a record."""
     recorded_stages = stages_with_data(stages)
     for names, splits in group_stages({name: split_digests(model) for name, model in recorded_stages.items()}):
         subject = join_names(names) if len(stages) > 1 else f"a {next(iter(stages.values())).kind}"

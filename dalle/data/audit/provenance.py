@@ -129,7 +129,7 @@ class Provenance:
     def left_out(self) -> list[str]:
         """Return phrases with the numbers of records left out of the whole data set, by reason; ["nothing"] if none.
 
-        The last one says so if they are not recorded, or the checkpoint does not say that all are.
+        If the checkpoint does not state that its list of reasons is complete, the last phrase says so.
         """
         reasons = next(iter(self.meta.get("records", {}).values()), {}).get("left_out", {})  # the same for all splits
         phrases = [f"{count:,} {reason}" for reason, count in reasons.items()]

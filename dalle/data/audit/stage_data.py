@@ -40,7 +40,10 @@ def unknown_reason(model: Provenance) -> str:
 
 
 def group_stages(values: Mapping[str, T]) -> list[tuple[list[str], T]]:
-    """Group stages by equal values: [(names, value), ...], in the order in which the values first occur."""
+    """Group the stages that have equal values: [(stage names, value), ...], in the order of first occurrence.
+
+    values: by the name of the stage.
+    """
     groups: list[tuple[list[str], T]] = []
     for name, value in values.items():
         equal_names = next((names for names, group_value in groups if group_value == value), None)
@@ -71,7 +74,7 @@ def common_settings(recorded_stages: Stages) -> list[tuple[str, Any]]:
     return [
         (name, value)
         for name, value in first_settings.items()
-        if all(_has(settings_of_stage, name, value) for settings_of_stage in other_settings)
+        if all((name, value) in settings_of_stage.items() for settings_of_stage in other_settings)
     ]
 
 
@@ -91,10 +94,6 @@ def differing_settings(recorded_stages: Stages) -> list[tuple[str, dict[str, Any
         for name, values in by_name.items()
         if len(values) < len(recorded_stages) or len(group_stages(values)) > 1
     ]
-
-
-def _has(values: Mapping[str, Any], name: str, value: Any) -> bool:
-    return name in values and values[name] == value
 
 
 def counts_by_stage(recorded_stages: Stages) -> dict[str, list[tuple[list[str], dict[str, int] | None]]]:

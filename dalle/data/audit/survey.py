@@ -33,6 +33,7 @@ class Captions:
 
     @classmethod
     def of(cls, split_scan: Scan, tokenizer: CaptionTokenizer) -> "Captions":
+        """Count the tokens of all captions of the scanned records."""
         tokens, positions = array("i"), array("q")
         for position, index in enumerate(split_scan.indices):
             for caption in split_scan.source.captions(index):

@@ -88,6 +88,7 @@ def packages_of_sets() -> dict[Package, list[DrawingSet]]:
 
 
 def archive_of(out: Path, drawing_set: DrawingSet) -> Path:
+    """Return the path of a set's archive in the folder `out`."""
     return out / f"{drawing_set.name}.tar.xz"
 
 
@@ -167,6 +168,7 @@ def write_sources(out: Path, sets: Mapping[str, dict[str, Any]], problems: list[
 
 
 def main() -> int:
+    """Build the folder that the command line names. Returns the exit status: 1 if a package is missing."""
     parser = argparse.ArgumentParser(description="Build the folder of drawings from pinned packages.")
     parser.add_argument("--out", type=Path, default=Path("outputs/drawings"), help="folder to build")
     parser.add_argument("--downloads", type=Path, help="folder of the downloaded packages; default: OUT.packages")

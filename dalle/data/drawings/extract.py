@@ -34,6 +34,7 @@ class Drawing(NamedTuple):
 
 
 def package_of(drawing_set: DrawingSet) -> Package:
+    """Return the package that contains a set."""
     return ICONIFY if drawing_set.iconify else OPENMOJI if drawing_set.family == "openmoji" else FLUENT_3D
 
 

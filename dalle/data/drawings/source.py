@@ -67,6 +67,7 @@ class DrawingsSource:
         return side_by_side(first, second, upright=record.kind in ("panels", "above"))
 
     def key(self, index: int) -> str:
+        """Return the key of the record at `index`, such as openmoji/1F34E or colour/tabler/umbrella/green."""
         record = self.records[index]
         first = self.drawings.pictures[record.first].key
         if record.kind == "drawing":

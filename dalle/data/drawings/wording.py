@@ -118,6 +118,7 @@ def bare_name(subject: Subject) -> str:
 
 
 def subject_label(subject: Subject) -> str:
+    """Return the English name of a subject without colons and commas."""
     return subject.labels["en"].replace(": ", " ").replace(",", "").replace("\u2019", "'")
 
 

@@ -1,4 +1,4 @@
-"""Random changes of training pictures of the judges of drawings, under which their classes stay the same."""
+"""Data augmentation for the training of the judges of drawings; it does not change the classes."""
 
 import math
 

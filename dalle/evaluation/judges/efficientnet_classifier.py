@@ -27,6 +27,7 @@ from dalle.seeds import torch_generator
 log = logging.getLogger(__name__)
 
 KIND = "drawings_efficientnet_heads"
+FEATURE_BATCH = 64  # pictures whose features are computed at a time
 
 
 class FeatureHeads(nn.Module):
@@ -99,8 +100,8 @@ def train_heads(
     return heads
 
 
-def extract_features(pictures: LabelledPictures, batch_size: int = 64) -> Tensor:
+def extract_features(pictures: LabelledPictures) -> Tensor:
     """Compute efficientnet-lite0 features of all pictures: (n, 1280)."""
     network = load_feature_network("efficientnet-lite0")
-    batches = pictures.images.split(batch_size)
+    batches = pictures.images.split(FEATURE_BATCH)
     return torch.cat([network(batch).features for batch in with_progress(batches, len(batches), "features", "batches")])

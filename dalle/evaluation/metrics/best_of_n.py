@@ -101,7 +101,7 @@ def powers_of_two(candidates: int) -> list[int]:
 
 
 def best_of_n(quality: Tensor, scores: Tensor, size: int) -> Tensor:
-    """Expected quality of the best by score of `size` of m candidates: (b, m), (b, m) -> (b,) float64.
+    """Compute the expected quality of the best by score of `size` of m candidates: (b, m), (b, m) -> (b,) float64.
 
     Ties are resolved to the first candidate.
     """

@@ -85,6 +85,7 @@ def _consistency(name: str, own_prompts: Sequence[Prompt], correct: Sequence[flo
 
 
 def _wordings_note(numbers: dict[str, float]) -> str:
+    """Return sentences with the shares of statements that are correct in some wording and in every wording."""
     every_wording, some_wording = (
         numbers[f"capability_rephrasing_{quantifier}_wording"] for quantifier in ("every", "some")
     )
@@ -105,6 +106,7 @@ def _mean_and_interval(own_prompts: Sequence[Prompt], correct: Sequence[float]) 
 
 
 def _group_by_statement(own_prompts: Sequence[Prompt], correct: Sequence[float]) -> list[list[float]]:
+    """Group the accuracies of prompts by statement, in the order of first occurrence."""
     groups: dict[Statement, list[float]] = {}
     for prompt, value in zip(own_prompts, correct, strict=True):
         groups.setdefault(prompt.statement, []).append(value)

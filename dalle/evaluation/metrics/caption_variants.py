@@ -71,6 +71,7 @@ def summarise(results: Sequence[CaptionVariants]) -> dict[tuple[str, str], Summa
 
 
 def share(counts: dict[str, float], value: str) -> float:
+    """Return the share of the images that have `value`. counts: number of images by value, not all 0."""
     return counts[value] / sum(counts.values())
 
 
@@ -89,7 +90,7 @@ def table(summaries: dict[tuple[str, str], Summary], results: Sequence[CaptionVa
 
 
 def format_counts(counts: Counts) -> str:
-    """Return the values that occur as text, the most frequent first: "woman 9, man 7; yellow 16"."""
+    """Format counts as text, most frequent values first, attributes separated by ";": "woman 9, man 7; yellow 16"."""
     attribute_texts = []
     for values in counts.values():
         frequent = sorted(

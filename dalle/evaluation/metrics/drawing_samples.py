@@ -32,10 +32,12 @@ def sample_captions(
 
 
 def candidates_of(source: DrawingsSource, record: int, result: Result) -> Candidates:
+    """Return candidate 0 and the best candidate of a sampling result, with the real image of the record."""
     return Candidates(
         result.caption, model_image(source, record), result.images[result.candidates.index(0)], result.images[0]
     )
 
 
 def grid_row(sample: Candidates) -> ImageRow:
+    """Return a row of an image grid: the real image, candidate 0 and the best candidate."""
     return ImageRow(sample.caption, [sample.real, sample.first, sample.top], None)

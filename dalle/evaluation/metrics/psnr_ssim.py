@@ -14,7 +14,7 @@ def check_torchmetrics() -> None:
 
 
 def psnr(images: Tensor, references: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each pair, at most 100: two of (b, 3, h, w) in [0, 1] -> (b,) dB."""
+    """Compute the peak signal-to-noise ratio of each pair, at most 100: (b, 3, h, w) each in [0, 1] -> (b,) dB."""
     from torchmetrics.functional.image import peak_signal_noise_ratio  # on first use: it takes seconds to import
 
     inputs = references.double(), images.double()
@@ -22,7 +22,7 @@ def psnr(images: Tensor, references: Tensor) -> Tensor:
 
 
 def ssim(images: Tensor, references: Tensor) -> Tensor:
-    """Structural similarity of each pair (Wang et al. 2004): two of (b, 3, h, w) in [0, 1] -> (b,), 1 for equal images.
+    """Compute the structural similarity of each pair (Wang et al. 2004): (b, 3, h, w) each in [0, 1] -> (b,), up to 1.
 
     Colour channels are compared separately, in windows that lie wholly within the image.
 
