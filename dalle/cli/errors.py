@@ -46,11 +46,14 @@ def explain_hydra_error(error: Exception, keys: Sequence[str], arguments: Sequen
     return f"{argument}: {str(error.__cause__ or error).splitlines()[0]}"
 
 
-def unknown_option(arguments: Sequence[str], known: Collection[str]) -> str | None:
-    """Return the first option such as --caption that is neither Hydra's nor in `known`, without its value, or None."""
+def unknown_option(arguments: Sequence[str], own_options: Collection[str]) -> str | None:
+    """Return the first option such as --caption that is neither Hydra's nor in `own_options`, or None if there is none.
+
+    The option is returned without its value.
+    """
     hydra_options = {name for action in get_args_parser()._actions for name in action.option_strings}
     options = (argument.partition("=")[0] for argument in arguments if argument.startswith("-"))
-    return next((option for option in options if option not in hydra_options and option not in known), None)
+    return next((option for option in options if option not in hydra_options and option not in own_options), None)
 
 
 def wrong_option_message(option: str, keys: Sequence[str]) -> str:

@@ -56,11 +56,11 @@ def main(config: SampleCommandConfig) -> None:
     config = dalle.resolve(config, canvas)
 
     print_unknown_words(dalle, captions)
-    chosen = dalle.choose_decoding(len(captions), config)  # once, since less memory is free later
-    choice = chosen.choice
+    decoding = dalle.choose_decoding(len(captions), config)  # once, since less memory is free later
+    choice = decoding.choice
     if config.decoding == "auto":
         print(f"decoding  {choice.decoding}: {choice.reason}")
-    config = chosen.config
+    config = decoding.config
     print_memory(dalle, choice.batch_size, config)
     attention = AttentionGridWriter(dalle, config.attention_layer) if config.attention else None
     novelty = Novelty.of_checkpoint(dalle.folders, dalle.dvae, dalle.clip) if config.novelty else None
@@ -79,7 +79,7 @@ def main(config: SampleCommandConfig) -> None:
     ):
         for result in dalle.stream(
             captions,
-            chosen,
+            decoding,
             canvas=canvas,
             candidate_offset=config.candidate_offset,
             stop=lambda: stop_request.signum != 0,

@@ -188,8 +188,8 @@ class FileSource(ABC):
             self.warnings.add(f"with captions cut to {MAX_CAPTION_CHARACTERS:,} characters", record.key)
             captions = [caption[:MAX_CAPTION_CHARACTERS] for caption in captions]
         reasons = [caption_filter(caption) for caption in captions]
-        kept = tuple(caption for caption, why in zip(captions, reasons, strict=True) if why is None)
-        return kept, None if kept else reasons[0]
+        kept_captions = tuple(caption for caption, why in zip(captions, reasons, strict=True) if why is None)
+        return kept_captions, None if kept_captions else reasons[0]
 
     def _within_aspect_ratio(self, max_aspect_ratio: float) -> np.ndarray:
         """Return the indices (m, int64) of the records whose images are within the aspect ratio. Counts the others.

@@ -95,9 +95,9 @@ def split_of(concept: str, style: str, styles: int, config: DrawingsConfig) -> s
 
 
 def recoloured_records(
-    pictures: list[Picture], used: list[int], config: DrawingsConfig, split: str
+    pictures: list[Picture], drawing_numbers: list[int], config: DrawingsConfig, split: str
 ) -> Iterator[Composed]:
-    """Yield records of the drawings `used` (positions in `pictures`) in another colour.
+    """Yield records of drawings in another colour. drawing_numbers: positions in `pictures`.
 
     In the split colours, they are one drawing for each held-out combination of concept and colour. A combination that
     a set's style shows, such as a concept drawn as a blue icon, is not held out.
@@ -113,7 +113,7 @@ def recoloured_records(
 
     options = [
         (number, colour)
-        for number in used
+        for number in drawing_numbers
         if pictures[number].drawing_set.recolour
         and not pictures[number].tone
         and not wording.has_colour(pictures[number].subject)
@@ -124,14 +124,14 @@ def recoloured_records(
         first_drawing = {(pictures[number].subject.concept, colour): number for number, colour in reversed(options)}
         yield from (Composed("colour", number, colour=colour) for (_, colour), number in sorted(first_drawing.items()))
     elif split in ("train", "val"):
-        for index in draw_numbers(len(options), config.mix.colours * len(used), "colours", config.seed):
+        for index in draw_numbers(len(options), config.mix.colours * len(drawing_numbers), "colours", config.seed):
             yield Composed("colour", options[index][0], colour=options[index][1])
 
 
-def panel_records(pictures: list[Picture], used: list[int], config: DrawingsConfig) -> Iterator[Composed]:
-    """Yield records of two panels: the same drawing in two styles, both among `used` (positions in `pictures`)."""
+def panel_records(pictures: list[Picture], drawing_numbers: list[int], config: DrawingsConfig) -> Iterator[Composed]:
+    """Yield records of two panels: the same drawing in two styles. drawing_numbers: positions in `pictures`."""
     same_drawings: dict[tuple[str, str, str], list[int]] = defaultdict(list)
-    for number in used:
+    for number in drawing_numbers:
         picture = pictures[number]
         if not picture.tone:
             same_drawings[picture.drawing_set.family, picture.subject.id, identity(picture)].append(number)
@@ -141,7 +141,7 @@ def panel_records(pictures: list[Picture], used: list[int], config: DrawingsConf
         for top, bottom in permutations(numbers, 2)
         if pictures[top].drawing_set.style != pictures[bottom].drawing_set.style
     ]
-    for index in draw_numbers(len(options), config.mix.panels * len(used), "panels", config.seed):
+    for index in draw_numbers(len(options), config.mix.panels * len(drawing_numbers), "panels", config.seed):
         yield Composed("panels", *options[index])
 
 
@@ -150,21 +150,21 @@ def identity(picture: Picture) -> str:
     return picture.key.partition("/")[2] if picture.drawing_set.kind == "icons" else ""
 
 
-def scene_records(pictures: list[Picture], used: list[int], config: DrawingsConfig) -> Iterator[Composed]:
-    """Yield different scenes: two drawings of the same set, both among `used` (positions in `pictures`)."""
+def scene_records(pictures: list[Picture], drawing_numbers: list[int], config: DrawingsConfig) -> Iterator[Composed]:
+    """Yield different scenes of two drawings of the same set. drawing_numbers: positions in `pictures`."""
     by_set: dict[str, list[int]] = defaultdict(list)
-    for number in used:
+    for number in drawing_numbers:
         if not pictures[number].tone and wording.countable(pictures[number].subject):
             by_set[pictures[number].drawing_set.name].append(number)
     usable = [number for numbers in by_set.values() for number in numbers if len(numbers) > 1]
     kinds = ("alike", *wording.OPPOSITE)
     yielded: set[Composed] = set()
-    for index in range(round(config.mix.scenes * len(used)) if usable else 0):
+    for index in range(round(config.mix.scenes * len(drawing_numbers)) if usable else 0):
         generator = numpy_generator("scene of drawings", config.seed, index)
         first = usable[int(generator.integers(len(usable)))]
         kind = kinds[int(generator.integers(len(kinds)))]
-        others = by_set[pictures[first].drawing_set.name]
-        second = others[int(generator.integers(len(others)))]
+        numbers_of_set = by_set[pictures[first].drawing_set.name]
+        second = numbers_of_set[int(generator.integers(len(numbers_of_set)))]
         scene = Composed(kind, first) if kind == "alike" else Composed(kind, first, second)
         is_same_subject = kind != "alike" and pictures[second].subject.id == pictures[first].subject.id
         if not is_same_subject and scene not in yielded:

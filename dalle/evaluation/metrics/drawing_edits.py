@@ -124,8 +124,8 @@ def middle_mask(image: EncodedImage) -> Image.Image:
 def keeps_tokens(result: Result, canvas: Canvas) -> bool:
     """Return True if the first image has all tokens that the canvas keeps."""
     tokens = canvas.tokens[0] if canvas.tokens.ndim == 3 else canvas.tokens
-    kept = tokens != MASKED
-    return bool((result.tokens[0][kept] == tokens[kept]).all())
+    is_kept = tokens != MASKED
+    return bool((result.tokens[0][is_kept] == tokens[is_kept]).all())
 
 
 def right_square(image: Image.Image) -> Image.Image:

@@ -83,23 +83,23 @@ def reconstruction_metrics(dvae: DiscreteVAE, pairs: HeldOut, source: Source) ->
     """
     code_counts = torch.zeros(dvae.vocabulary)
     totals: dict[str, float] = {}
-    values = seen = 0
+    values = num_images = 0
     for images, decoded, tokens in reconstructions(dvae, pairs):
         sums = {"squared_error": (images - decoded).square().sum(), "psnr": psnr(images, decoded).sum()}
         if min(images.shape[-2:]) >= WINDOW:
             sums["ssim"] = ssim(images, decoded).sum()
         if isinstance(source, BlocksSource):
-            statements = (source.scene(index).statement for index in range(seen, seen + len(images)))
+            statements = (source.scene(index).statement for index in range(num_images, num_images + len(images)))
             correct = [judge(*pair).holds for pair in zip(to_pil_images(decoded), statements, strict=True)]
             sums["dvae_hard_judge"] = torch.tensor(sum(correct))
         totals = {name: totals.get(name, 0.0) + value.item() for name, value in sums.items()}
         code_counts += torch.bincount(tokens.flatten(), minlength=dvae.vocabulary).cpu()
         values += images.numel()
-        seen += len(images)
-    used, perplexity = codebook_use(code_counts)
+        num_images += len(images)
+    codes_used, perplexity = codebook_use(code_counts)
     rmse = (totals.pop("squared_error") / values) ** 0.5
-    means = {name: total / seen for name, total in totals.items()}
-    return {"reconstruction_rmse": rmse, "codes_used": float(used), "code_perplexity": perplexity, **means}
+    means = {name: total / num_images for name, total in totals.items()}
+    return {"reconstruction_rmse": rmse, "codes_used": float(codes_used), "code_perplexity": perplexity, **means}
 
 
 def reconstruction_grid(dvae: DiscreteVAE, source: Source, note: str = "") -> Image.Image:
