@@ -23,6 +23,7 @@ from dalle.evaluation.metric_result import MetricResult
 from dalle.evaluation.metrics.drawings import ATTRIBUTES, true_labels
 from dalle.evaluation.metrics.fid_kid_is import DistributionMetrics
 from dalle.image_conversion import to_pil_images, to_tensor
+from dalle.models.decoder.model import DiffusionDecoder
 from dalle.models.dvae.model import DiscreteVAE
 from dalle.sampling.image_decoder import ImageDecoder, decode_images
 from dalle.sampling.labelled_grid import ImageRow, labelled_grid
@@ -55,7 +56,8 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     numbers, notes = compare_with_real(context.dvae, decoders, pairs, features, config.seed)
     description = DESCRIPTION.format(frechet=features.frechet, kid=features.kid, features=features.name)
     settings: dict[str, Any] = {**pairs.settings(), **features.settings(), "seed": config.seed}
-    settings |= {"decoder_steps": context.decoder.num_steps(config.decoder_steps), "threads": torch.get_num_threads()}
+    steps = require_decoder(context).num_steps(config.decoder_steps)
+    settings |= {"decoder_steps": steps, "threads": torch.get_num_threads()}
     if context.data.name == "drawings":
         judge = load_classifier(context.data)
         numbers |= judged(context, judge, config.captions, decoders)
@@ -66,14 +68,19 @@ def measure(context: EvaluationContext, config: EvaluateConfig) -> MetricResult:
     return MetricResult(description, numbers, settings, {"decoders": grid}, notes=notes)
 
 
-def decoders_of(context: EvaluationContext, config: EvaluateConfig) -> dict[str, Decode]:
-    """Return both decoders by name. Raises ValueError if no diffusion decoder is given."""
+def require_decoder(context: EvaluationContext) -> DiffusionDecoder:
+    """Return the diffusion decoder. Raises ValueError if none is given."""
     if context.decoder is None:
         raise ValueError(
             "metrics=[decoder] compares a diffusion decoder with the dVAE's: give one with decoder=<folder>"
         )
+    return context.decoder
+
+
+def decoders_of(context: EvaluationContext, config: EvaluateConfig) -> dict[str, Decode]:
+    """Return both decoders by name. Raises ValueError if no diffusion decoder is given."""
     precision = torch.float32 if context.pipeline is None else context.pipeline.precision
-    diffusion = ImageDecoder(context.decoder, config, precision)
+    diffusion = ImageDecoder(require_decoder(context), config, precision)
     return {
         "dvae": lambda tokens, _: decode_images(context.dvae, tokens),
         "diffusion": lambda tokens, numbers: diffusion(context.dvae, tokens, numbers),
