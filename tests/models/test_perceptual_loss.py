@@ -83,6 +83,13 @@ def test_the_loss_of_an_image_does_not_depend_on_the_others_of_its_batch(percept
     assert torch.allclose(together, torch.cat(apart), rtol=1e-4)
 
 
+def test_small_images_whose_last_maps_have_one_position_have_an_error(perceptual_loss):
+    small = F.interpolate(drawings(), size=(16, 16), mode="area")
+    for view in PLAIN:
+        assert perceptual_loss(small, small, view).tolist() == [0, 0]
+        assert perceptual_loss(small.flip(0), small, view).isfinite().all()
+
+
 def test_gradients_reach_the_decoded_images_and_no_weight(perceptual_loss):
     images = drawings()
     decoded = (images + 0.1 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))).requires_grad_()

@@ -124,7 +124,7 @@ def feature_errors(decoded: Tensor, target: Tensor) -> Tensor:
     The error of a channel is in units of its standard deviation over the positions of the target. So channels that the
     image leaves silent, and the decoded one must not activate, weigh most (docs/lab.md).
     """
-    spread = target.std(dim=(2, 3), keepdim=True) + MIN_SPREAD
+    spread = target.std(dim=(2, 3), correction=0, keepdim=True) + MIN_SPREAD
     return reduce((decoded - target).abs() / spread, "b c h w -> b", "mean")
 
 
